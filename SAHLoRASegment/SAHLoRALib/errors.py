@@ -1,0 +1,39 @@
+"""What can go wrong, told to a person.
+
+Every error that a user can cause is one of these classes. Its text is one sentence (or two) that says what is wrong, in which file or case,
+and what to do about it. The command line prints it and ends with ``exit_code``; Slicer shows it in the log pane. Nobody sees a traceback.
+"""
+
+from __future__ import annotations
+
+
+class SAHLoRAError(Exception):
+    """Base of all errors that are shown to a user."""
+
+    exit_code = 2
+
+
+class ScanError(SAHLoRAError):
+    """The input is not a head CT that can be used: unreadable, not CT, not HU, not a head, wrong dimensions."""
+
+
+class ModelError(SAHLoRAError):
+    """A weight file is damaged, of another format, or does not fit its base."""
+
+
+class CaseError(SAHLoRAError):
+    """A case table, a mask or a pairing of the two cannot be used."""
+
+
+class ConfigError(SAHLoRAError):
+    """A setting is out of range or contradicts another."""
+
+
+class OutputError(SAHLoRAError):
+    """A result cannot be written: no permission, disk full, the folder is gone."""
+
+
+class Cancelled(SAHLoRAError):
+    """The user asked to stop. What was finished is kept."""
+
+    exit_code = 130

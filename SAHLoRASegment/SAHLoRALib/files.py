@@ -1,0 +1,39 @@
+"""Writing files so that nobody ever finds half of one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import OutputError
+
+
+@contextlib.contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` when the block ends well, remove it when it does not.
+
+    The temporary name starts with a dot and keeps the suffixes, since writers choose the format by them. Parent folders are made.
+    Raises OutputError where the system refuses (no permission, disk full).
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name[-100:]}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OutputError(
+            f"Cannot write {path}: {error.strerror or error}. Choose another folder or free some space."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write UTF-8 text at once or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,112 @@
+"""The multi-view Unet.
+
+Source: Yao et al. 2020 (doi 10.1016/j.artmed.2020.101910), used by Minoccheri et al. (arXiv 2508.01772). "Multi-view" means several fields of
+view: at every resolution a branch of dilated convolutions sees further than the plain double convolution beside it, and is handed to the decoder
+as the skip connection. The input is one axial slice; there are no orthogonal planes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .errors import ConfigError
+
+#: The parts of the network that fine-tuning strategies and adapters name, in the order of the data.
+MODULES = ("stem", "encoder", "multiview", "bottleneck", "decoder", "head")
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """levels: halvings of the resolution. width: channels of every convolution. dilations: of the multi-view branch."""
+
+    levels: int = 4
+    width: int = 32
+    dilations: tuple[int, ...] = (1, 2, 4)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dilations", tuple(int(d) for d in self.dilations))
+        if not 1 <= self.levels <= 6:
+            raise ConfigError(f"levels must be between 1 and 6, not {self.levels}.")
+        if not 1 <= self.width <= 512:
+            raise ConfigError(f"width must be between 1 and 512, not {self.width}.")
+        if not self.dilations or min(self.dilations) < 1:
+            raise ConfigError(f"dilations must be positive whole numbers, not {self.dilations}.")
+
+    @property
+    def multiple(self) -> int:
+        """Rows and columns of the input must be a multiple of this."""
+        return 2**self.levels
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self) | {"dilations": list(self.dilations)}
+
+
+class ConvNormReLU(nn.Sequential):
+    """Conv 3×3 (same size) → BatchNorm → ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, dilation: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, 3, padding=dilation, dilation=dilation),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+        )
+
+
+class DoubleConv(nn.Sequential):
+    """Two ConvNormReLU, c → width → width."""
+
+    def __init__(self, in_channels: int, width: int) -> None:
+        super().__init__(ConvNormReLU(in_channels, width), ConvNormReLU(width, width))
+
+
+class MultiViewBlock(nn.Module):
+    """A chain of dilated ConvNormReLU; output = concat(input, chain), so c + width channels."""
+
+    def __init__(self, in_channels: int, width: int, dilations: tuple[int, ...]) -> None:
+        super().__init__()
+        channels = [in_channels] + [width] * len(dilations)
+        self.branch = nn.Sequential(
+            *(ConvNormReLU(i, o, d) for i, o, d in zip(channels, channels[1:], dilations, strict=False))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat((x, self.branch(x)), dim=1)
+
+
+class MultiViewUnet(nn.Module):
+    """(batch, 1, rows, columns) in [0, 1] → (batch, 1, rows, columns) logits.
+
+    Rows and columns must be multiples of ``2 ** levels``. With width 32 and dilations 1, 2, 4 it has 232,737 parameters at 2 levels and
+    399,969 at 4.
+    """
+
+    def __init__(self, config: NetworkConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or NetworkConfig()
+        width, levels = config.width, config.levels
+        self.stem = DoubleConv(1, width)
+        self.encoder = nn.ModuleList(DoubleConv(width, width) for _ in range(levels))
+        self.multiview = nn.ModuleList(MultiViewBlock(width, width, config.dilations) for _ in range(levels))
+        self.bottleneck = MultiViewBlock(width, width, config.dilations)
+        self.decoder = nn.ModuleList(
+            DoubleConv(2 * width if level == 0 else 3 * width, width) for level in range(levels)
+        )
+        self.head = nn.Sequential(
+            ConvNormReLU(3 * width, width), ConvNormReLU(width, width), nn.Conv2d(width, 1, kernel_size=1)
+        )
+        self.pool = nn.MaxPool2d(2)
+        self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        skips = []
+        for down, view in zip(self.encoder, self.multiview, strict=True):
+            skips.append(view(x))
+            x = self.pool(down(x))
+        x = self.bottleneck(x)
+        for up, skip in zip(self.decoder, reversed(skips), strict=True):
+            x = torch.cat((self.up(up(x)), skip), dim=1)
+        return self.head(x)
