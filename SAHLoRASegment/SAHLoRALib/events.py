@@ -38,9 +38,7 @@ class Events:
         fraction = min(1.0, done / total) if total else 0.0
         worked = done - self._first_done
         seconds_left = (now - self._stage_start) * (total - done) / worked if worked > 0 else None
-        self._emit(
-            "progress", stage=stage, done=done, total=total, fraction=fraction, seconds_left=seconds_left, detail=detail
-        )
+        self._emit("progress", stage=stage, done=done, total=total, fraction=fraction, seconds_left=seconds_left, detail=detail)
 
     def log(self, message: str, level: str = "info") -> None:
         """One line of text for the log; level is info or warning."""
@@ -140,7 +138,7 @@ class ConsoleEvents(Events):
 
 def duration(seconds: float) -> str:
     """Seconds as a person says them: 8 s, 3 min 20 s, 2 h 5 min."""
-    s = int(round(seconds))
+    s = round(seconds)
     if s < 60:
         return f"{s} s"
     if s < 3600:

@@ -25,9 +25,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        raise OutputError(
-            f"Cannot write {path}: {error.strerror or error}. Choose another folder or free some space."
-        ) from error
+        raise OutputError(f"Cannot write {path}: {error.strerror or error}. Choose another folder or free some space.") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -68,9 +68,7 @@ class MultiViewBlock(nn.Module):
     def __init__(self, in_channels: int, width: int, dilations: tuple[int, ...]) -> None:
         super().__init__()
         channels = [in_channels] + [width] * len(dilations)
-        self.branch = nn.Sequential(
-            *(ConvNormReLU(i, o, d) for i, o, d in zip(channels, channels[1:], dilations, strict=False))
-        )
+        self.branch = nn.Sequential(*(ConvNormReLU(i, o, d) for i, o, d in zip(channels, channels[1:], dilations, strict=False)))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat((x, self.branch(x)), dim=1)
@@ -91,12 +89,8 @@ class MultiViewUnet(nn.Module):
         self.encoder = nn.ModuleList(DoubleConv(width, width) for _ in range(levels))
         self.multiview = nn.ModuleList(MultiViewBlock(width, width, config.dilations) for _ in range(levels))
         self.bottleneck = MultiViewBlock(width, width, config.dilations)
-        self.decoder = nn.ModuleList(
-            DoubleConv(2 * width if level == 0 else 3 * width, width) for level in range(levels)
-        )
-        self.head = nn.Sequential(
-            ConvNormReLU(3 * width, width), ConvNormReLU(width, width), nn.Conv2d(width, 1, kernel_size=1)
-        )
+        self.decoder = nn.ModuleList(DoubleConv(2 * width if level == 0 else 3 * width, width) for level in range(levels))
+        self.head = nn.Sequential(ConvNormReLU(3 * width, width), ConvNormReLU(width, width), nn.Conv2d(width, 1, kernel_size=1))
         self.pool = nn.MaxPool2d(2)
         self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
 
