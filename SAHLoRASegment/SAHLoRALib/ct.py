@@ -1,0 +1,62 @@
+"""CT in, mask out: `read_ct` for a DICOM folder, NIfTI, NRRD or MetaImage; labels and segmentations on the scan's own grid.
+
+The parts: `volume` (CTVolume, geometry), `headcheck` (is this a head CT in HU), `dicom` (series), `images` (labels and writing).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import SimpleITK as sitk
+
+from .dicom import SeriesInfo, choose_series, is_dicom, list_series, read_series
+from .errors import ScanError
+from .headcheck import check_head_ct
+from .images import mask_image, open_image, read_label, write_image, write_segmentation
+from .volume import AIR_HU, CTVolume, Storage, volume_from_image
+
+__all__ = [
+    "AIR_HU",
+    "CTVolume",
+    "SeriesInfo",
+    "Storage",
+    "choose_series",
+    "ct_from_image",
+    "list_series",
+    "mask_image",
+    "read_ct",
+    "read_label",
+    "write_image",
+    "write_segmentation",
+]
+
+
+def read_ct(path: Path | str, series: str | None = None) -> CTVolume:
+    """Read a head CT from a file or a DICOM folder and check it.
+
+    path: a folder with DICOM slices (nested, several series), or a NIfTI, NRRD or MetaImage file in HU, any orientation.
+    series: number, description or UID of the DICOM series to take; without it the axial soft-tissue head series is chosen.
+    Raises ScanError, one sentence, for whatever is not a head CT in HU.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ScanError(f"{path} does not exist.")
+    if path.is_dir():
+        chosen, told = choose_series(path, series)
+        return _checked(read_series(chosen, source=str(path), warnings=told))
+    if is_dicom(path):
+        raise ScanError(f"{path} is a single DICOM file; give the folder that holds all slices of the scan.")
+    if series is not None:
+        raise ScanError(f"{path} is a file and has no series to choose from; leave out the series or give a DICOM folder.")
+    return ct_from_image(open_image(path, ScanError), source=str(path))
+
+
+def ct_from_image(image: sitk.Image, source: str = "", check: bool = True) -> CTVolume:
+    """A SimpleITK image in HU as a CTVolume; with `check` it must be a head CT (ScanError)."""
+    ct = volume_from_image(image, source)
+    return _checked(ct) if check else ct
+
+
+def _checked(ct: CTVolume) -> CTVolume:
+    return replace(ct, warnings=(*ct.warnings, *check_head_ct(ct)))

@@ -1,0 +1,164 @@
+"""The way between a scan and the network's pixel grid, and back.
+
+Slices are resampled in their plane only, so gantry tilt, uneven gaps and thick slices do no harm. The head's window is cropped from the scan, its
+field of view is laid exactly onto ``round(n · spacing / pixel)`` network pixels, and the result returns to exactly the same window. All functions
+take a range of slices, so a large scan passes in chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate, pad
+
+from .errors import ConfigError
+from .volume import AIR_HU, CTVolume
+
+#: Metal reaches 30,000 HU; clipped, it cannot smear over its neighbours when slices are resampled.
+METAL_HU = 3071.0
+
+ArrayOrTensor = TypeVar("ArrayOrTensor", np.ndarray, Tensor)
+Slices = slice | Sequence[int] | np.ndarray | None
+
+
+@dataclass(frozen=True)
+class PixelGrid:
+    """The network's pixels. pixel_mm: side of one. window: HU that become 0 and 1. multiple: rows and columns are padded to a multiple of it."""
+
+    pixel_mm: float = 1.0
+    window: tuple[float, float] = (0.0, 140.0)
+    multiple: int = 16
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "window", (float(self.window[0]), float(self.window[1])))
+        if not 0.1 <= self.pixel_mm <= 10.0:
+            raise ConfigError(f"pixel_mm must be between 0.1 and 10, not {self.pixel_mm}.")
+        if self.window[0] >= self.window[1]:
+            raise ConfigError(f"The HU window must rise, not go from {self.window[0]} to {self.window[1]}.")
+        if self.multiple < 1:
+            raise ConfigError(f"multiple must be 1 or more, not {self.multiple}.")
+
+
+@dataclass(frozen=True)
+class HeadWindow:
+    """Where the head is. rows, columns: start and stop in the scan. slices: indices of the slices that hold some of it."""
+
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+    slices: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.rows[1] - self.rows[0], self.columns[1] - self.columns[0]
+
+    def crop(self, array: np.ndarray) -> np.ndarray:
+        """A view of (..., rows, columns) on the window."""
+        return array[..., self.rows[0] : self.rows[1], self.columns[0] : self.columns[1]]
+
+
+def normalise(hu: ArrayOrTensor, window: tuple[float, float]) -> ArrayOrTensor:
+    """HU → [0, 1]: window[0] becomes 0 and window[1] becomes 1, clipped."""
+    return ((hu - window[0]) / (window[1] - window[0])).clip(0.0, 1.0)
+
+
+def head_window(ct: CTVolume, margin_mm: float = 10.0) -> HeadWindow:
+    """The box of the head in the plane, over all slices, with a margin; the head holder is dropped.
+
+    Found on pixels of about 3 mm: opened by 6 mm, the thin shell of the holder vanishes; the largest piece is the head. A scan in which nothing
+    is found (a phantom) keeps its full window.
+    """
+    from scipy import ndimage
+
+    row_step, column_step = (max(1, round(3.0 / s)) for s in ct.spacing)
+    body = ct.hu[:, ::row_step, ::column_step] > -300.0
+    radius = [max(1, round(6.0 / (step * s))) for step, s in zip((row_step, column_step), ct.spacing, strict=True)]
+    disc = _disc(radius[0], radius[1])[None]
+    # Outside the picture counts as body: a head that is cut off by the field of view is not eaten from there.
+    edge = ((0, 0), (radius[0], radius[0]), (radius[1], radius[1]))
+    opened = ndimage.binary_opening(np.pad(body, edge, mode="edge"), disc)[:, radius[0] : -radius[0], radius[1] : -radius[1]]
+    labels, count = ndimage.label(opened)
+    rows, columns = ct.shape[1:]
+    if count == 0:
+        return HeadWindow((0, rows), (0, columns), tuple(range(len(ct.hu))))
+    head = labels == 1 + int(np.bincount(labels.ravel())[1:].argmax())
+    area_cm2 = head.sum(axis=(1, 2)) * row_step * column_step * ct.spacing[0] * ct.spacing[1] / 100.0
+    box = []
+    for axis, (n, step, s) in enumerate(zip((rows, columns), (row_step, column_step), ct.spacing, strict=True)):
+        hit = np.flatnonzero(head.any(axis=(0, 2 - axis)))
+        margin = round(margin_mm / s)
+        box.append((max(0, int(hit[0]) * step - margin), min(n, (int(hit[-1]) + 1) * step + margin)))
+    held = np.flatnonzero(area_cm2 > 3.0)
+    return HeadWindow(box[0], box[1], tuple(int(k) for k in (held if len(held) else range(len(ct.hu)))))
+
+
+def network_size(ct: CTVolume, grid: PixelGrid, head: HeadWindow) -> tuple[int, int]:
+    """Network pixels that the head's window covers, rows and columns, before padding."""
+    rows, columns = (max(1, round(n * s / grid.pixel_mm)) for n, s in zip(head.shape, ct.spacing, strict=True))
+    return rows, columns
+
+
+def to_network(ct: CTVolume, grid: PixelGrid, slices: Slices = None, head: HeadWindow | None = None) -> Tensor:
+    """Slices of a scan on the network's pixels: (n, 1, H, W) float32, HU between -1024 and 3071.
+
+    In-plane, anti-aliased; padded with air on the right and at the bottom to `grid.multiple`. head: `head_window(ct)`, made here if not given.
+    """
+    head = head or head_window(ct)
+    hu = head.crop(ct.hu[_index(slices)])
+    return _resample_in(hu, ct, grid, head, low=AIR_HU, high=METAL_HU)
+
+
+def mask_to_network(mask: np.ndarray, ct: CTVolume, grid: PixelGrid, head: HeadWindow | None = None, slices: Slices = None) -> Tensor:
+    """A mask on the network's pixels: (n, 1, H, W) float32 in [0, 1], the share of each pixel that it covers."""
+    head = head or head_window(ct)
+    return _resample_in(head.crop(mask[_index(slices)]), ct, grid, head, low=0.0, high=1.0)
+
+
+def from_network(values: Tensor, ct: CTVolume, grid: PixelGrid, head: HeadWindow) -> np.ndarray:
+    """(n, 1, H, W) on the network's pixels → (n, rows, columns) float32 on the scan's, bilinear; zeros outside the head's window."""
+    rows, columns = network_size(ct, grid, head)
+    inner = values[:, :, :rows, :columns].float()
+    back = interpolate(inner, size=head.shape, mode="bilinear", align_corners=False, antialias=True)
+    result = np.zeros((len(values), *ct.shape[1:]), np.float32)
+    head.crop(result)[...] = back[:, 0].detach().cpu().numpy()
+    return result
+
+
+def _resample_in(array: np.ndarray, ct: CTVolume, grid: PixelGrid, head: HeadWindow, low: float, high: float) -> Tensor:
+    tensor = torch.from_numpy(np.array(array, dtype=np.float32, order="C"))[:, None].clamp_(low, high)
+    rows, columns = network_size(ct, grid, head)
+    tensor = interpolate(tensor, size=(rows, columns), mode="bilinear", align_corners=False, antialias=True)
+    return pad(tensor, (0, -columns % grid.multiple, 0, -rows % grid.multiple), value=low)
+
+
+def _index(slices: Slices) -> slice | np.ndarray:
+    if slices is None:
+        return slice(None)
+    return slices if isinstance(slices, slice) else np.asarray(slices, dtype=int)
+
+
+def volume_ml(mask: np.ndarray, ct: CTVolume) -> float:
+    """mL of a mask (slices, rows, columns), from the true slice positions."""
+    return float(np.count_nonzero(mask, axis=(1, 2)) @ ct.voxel_volumes_ml)
+
+
+def slice_areas_cm2(mask: np.ndarray, ct: CTVolume) -> np.ndarray:
+    """(slices,) cm² of a mask in each slice's plane."""
+    return np.count_nonzero(mask, axis=(1, 2)) * (ct.spacing[0] * ct.spacing[1] / 100.0)
+
+
+def _disc(rows: int, columns: int) -> np.ndarray:
+    """A filled ellipse with these half axes, in pixels."""
+    y, x = np.mgrid[-rows : rows + 1, -columns : columns + 1]
+    return (y / (rows + 0.3)) ** 2 + (x / (columns + 0.3)) ** 2 <= 1.0
+
+
+def intracranial(ct: CTVolume) -> np.ndarray:
+    """Bool (slices, rows, columns): inside the skull's outline, without the bone; see `skull.intracranial`."""
+    from .skull import intracranial as inside
+
+    return inside(ct)
