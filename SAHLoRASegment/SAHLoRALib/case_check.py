@@ -1,0 +1,175 @@
+"""What is wrong with a case table, everything at once, before hours of training are spent on it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .cases import Case, CaseTable
+from .ct import CTVolume
+from .errors import CaseError, SAHLoRAError
+from .events import Events
+from .metrics import mask_ml
+
+#: More than any haemorrhage: probably the mask of the head or the brain.
+IMPLAUSIBLE_ML = 300.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One case after its check.
+
+    slices: number; gap_mm: median distance between slices; spacing: mm between rows and columns; ml: annotated volume; all None where the scan
+    or the mask cannot be read. problems: each with what to do; a case with problems is not used. warnings: what does no harm but should be known.
+    digest: SHA-256 of the voxels.
+    """
+
+    case: str
+    patient: str
+    slices: int | None = None
+    gap_mm: float | None = None
+    spacing: tuple[float, float] | None = None
+    ml: float | None = None
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    digest: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+
+def check_cases(table: CaseTable, events: Events, against: CaseTable | None = None) -> list[Finding]:
+    """One finding a case, in the table's order, then one for each incomplete entry.
+
+    Problems: a missing or unreadable file, a scan that is not a head CT, a mask on another grid or with several labels, an empty mask that is
+    not announced, the same scan twice, one patient in two splits or also in `against`. Raises Cancelled between two cases.
+    """
+    findings: list[Finding] = []
+    seen: dict[str, str] = {}
+    elsewhere = _other_scans(against, events)
+    shared = {case.patient for case in against} if against is not None else set()
+    splits = _splits(table)
+    for done, case in enumerate(table):
+        events.check_cancel()
+        events.progress("Checking cases", done, len(table), case.case)
+        finding = _check_one(case)
+        problems = list(finding.problems)
+        if finding.digest:
+            first = seen.setdefault(finding.digest, case.case)
+            if first != case.case:
+                problems.append(f"It is the same scan as case {first}: remove one of the two.")
+            if finding.digest in elsewhere:
+                problems.append(f"It is the same scan as case {elsewhere[finding.digest]} of the other table: remove it from one.")
+        if len(splits[case.patient]) > 1:
+            problems.append(
+                f"Patient {case.patient} is in several splits ({', '.join(sorted(splits[case.patient]))}): keep all scans of a patient in one."
+            )
+        if case.patient in shared:
+            problems.append(f"Patient {case.patient} is also in the other table: keep all scans of a patient on one side.")
+        findings.append(replace(finding, problems=tuple(problems)))
+    events.progress("Checking cases", len(table), len(table))
+    return findings + [Finding(name, "", problems=(problem,)) for name, problem in table.incomplete]
+
+
+def patient_volumes(table: CaseTable, findings: Iterable[Finding]) -> dict[str, float]:
+    """Patient → annotated mL, the mean of the patient's usable scans; what folds are stratified by. Patients without a usable scan are missing."""
+    volumes: dict[str, list[float]] = defaultdict(list)
+    usable = {f.case: f.ml for f in findings if f.ok and f.ml is not None}
+    for case in table:
+        if case.case in usable:
+            volumes[case.patient].append(usable[case.case])
+    return {patient: float(np.mean(parts)) for patient, parts in volumes.items()}
+
+
+def require_usable(findings: Sequence[Finding]) -> None:
+    """Raise one CaseError that names every case with a problem; nothing where all are fine."""
+    bad = [f for f in findings if not f.ok]
+    if bad:
+        lines = "\n".join(f"  {f.case}: {' '.join(f.problems)}" for f in bad)
+        raise CaseError(f"{len(bad)} of {len(findings)} cases cannot be used; correct them or take them out of the table:\n{lines}")
+
+
+def findings_table(findings: Sequence[Finding]) -> str:
+    """The findings as a table for people: case, patient, slices, spacing, mL, problems; a line below each for every further one."""
+    header = ("case", "patient", "slices", "spacing (mm)", "mL", "problems")
+    rows: list[tuple[str, ...]] = []
+    for f in findings:
+        spacing = "–" if f.spacing is None or f.gap_mm is None else f"{f.spacing[0]:.2f} × {f.spacing[1]:.2f} × {f.gap_mm:.2f}"
+        said = [*f.problems, *(f"(note) {w}" for w in f.warnings)] or ["none"]
+        slices, ml = "–" if f.slices is None else str(f.slices), "–" if f.ml is None else f"{f.ml:.2f}"
+        rows.append((f.case, f.patient, slices, spacing, ml, said[0]))
+        rows += [("", "", "", "", "", more) for more in said[1:]]
+    widths = [max(len(row[c]) for row in [header, *rows]) for c in range(5)]
+    lines = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[5]]) for row in [header, *rows]]
+    lines.insert(1, "  ".join(["-" * w for w in [*widths, len(header[5])]]))
+    bad = sum(not f.ok for f in findings)
+    lines.append(f"{len(findings)} cases, {bad} with problems" if bad else f"{len(findings)} cases, no problems")
+    return "\n".join(lines)
+
+
+def scan_digest(ct: CTVolume) -> str:
+    """SHA-256 of the voxels in whole HU: the same for a scan as DICOM and as NIfTI, whatever its storage order."""
+    digest = hashlib.sha256(repr(ct.hu.shape).encode())
+    for plane in ct.hu:  # one at a time, so that no second volume is held
+        digest.update(np.ascontiguousarray(np.rint(plane).clip(-32768, 32767), dtype="<i2").tobytes())
+    return digest.hexdigest()
+
+
+def _check_one(case: Case) -> Finding:
+    """What the case's own files say."""
+    problems: list[str] = []
+    if case.mask is not None and not case.mask.exists():
+        problems.append(f"{case.mask} does not exist. Correct the path of the mask in the case table.")
+    try:
+        ct = case.read_ct()
+    except SAHLoRAError as error:
+        return Finding(case.case, case.patient, problems=(str(error), *problems))
+    ml: float | None = None
+    warnings = list(ct.warnings)
+    if not problems:
+        try:
+            mask = case.read_mask(ct)
+        except SAHLoRAError as error:
+            problems.append(str(error))
+        else:
+            ml = mask_ml(mask, ct.voxel_volumes_ml)
+            problems += _contradictions(case, bool(mask.any()), ml)
+            if ml > IMPLAUSIBLE_ML:
+                warnings.append(f"The mask holds {ml:.0f} mL: is it the haemorrhage, and not the brain?")
+    gap = float(np.median(ct.slice_thicknesses))
+    return Finding(case.case, case.patient, len(ct.hu), gap, ct.spacing, ml, tuple(problems), tuple(warnings), scan_digest(ct))
+
+
+def _contradictions(case: Case, found: bool, ml: float) -> list[str]:
+    """An empty mask must be announced, and an announced one must be empty."""
+    if not found and case.haemorrhage is not False:
+        which = f" (no voxel of {case.segment})" if case.segment else ""
+        return [f"The mask is empty{which}: {case.mask}. Annotate it, or write `no` in the column haemorrhage if the patient has none."]
+    if found and case.haemorrhage is False:
+        return [f"The table says that there is no haemorrhage, and the mask holds {ml:.2f} mL: {case.mask}. Correct one of the two."]
+    return []
+
+
+def _splits(table: CaseTable) -> dict[str, set[str]]:
+    splits: dict[str, set[str]] = defaultdict(set)
+    for case in table:
+        splits[case.patient].add(case.split or "no split")
+    return splits
+
+
+def _other_scans(table: CaseTable | None, events: Events) -> dict[str, str]:
+    """Digest → case of the other table; scans that cannot be read are that table's problem."""
+    digests: dict[str, str] = {}
+    for done, case in enumerate(table or ()):
+        events.check_cancel()
+        events.progress("Reading the other table", done, len(table or ()), case.case)
+        try:
+            digests[scan_digest(case.read_ct())] = case.case
+        except SAHLoRAError:
+            continue
+    return digests
