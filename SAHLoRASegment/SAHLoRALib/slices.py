@@ -17,7 +17,22 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from .errors import ConfigError
+from .skull import block_factors, head_body, intracranial
 from .volume import AIR_HU, CTVolume
+
+__all__ = [
+    "HeadWindow",
+    "PixelGrid",
+    "from_network",
+    "head_window",
+    "intracranial",
+    "mask_to_network",
+    "network_size",
+    "normalise",
+    "slice_areas_cm2",
+    "to_network",
+    "volume_ml",
+]
 
 #: Metal reaches 30,000 HU; clipped, it cannot smear over its neighbours when slices are resampled.
 METAL_HU = 3071.0
@@ -72,20 +87,12 @@ def head_window(ct: CTVolume, margin_mm: float = 10.0) -> HeadWindow:
     Found on pixels of about 3 mm: opened by 6 mm, the thin shell of the holder vanishes; the largest piece is the head. A scan in which nothing
     is found (a phantom) keeps its full window.
     """
-    from scipy import ndimage
-
-    row_step, column_step = (max(1, round(3.0 / s)) for s in ct.spacing)
-    body = ct.hu[:, ::row_step, ::column_step] > -300.0
-    radius = [max(1, round(6.0 / (step * s))) for step, s in zip((row_step, column_step), ct.spacing, strict=True)]
-    disc = _disc(radius[0], radius[1])[None]
-    # Outside the picture counts as body: a head that is cut off by the field of view is not eaten from there.
-    edge = ((0, 0), (radius[0], radius[0]), (radius[1], radius[1]))
-    opened = ndimage.binary_opening(np.pad(body, edge, mode="edge"), disc)[:, radius[0] : -radius[0], radius[1] : -radius[1]]
-    labels, count = ndimage.label(opened)
     rows, columns = ct.shape[1:]
-    if count == 0:
+    row_step, column_step = block_factors(ct, 3.0)
+    body = ct.hu[:, ::row_step, ::column_step] > -300.0
+    head = head_body(body, (row_step * ct.spacing[0], column_step * ct.spacing[1]))
+    if not head.any():
         return HeadWindow((0, rows), (0, columns), tuple(range(len(ct.hu))))
-    head = labels == 1 + int(np.bincount(labels.ravel())[1:].argmax())
     area_cm2 = head.sum(axis=(1, 2)) * row_step * column_step * ct.spacing[0] * ct.spacing[1] / 100.0
     box = []
     for axis, (n, step, s) in enumerate(zip((rows, columns), (row_step, column_step), ct.spacing, strict=True)):
@@ -149,16 +156,3 @@ def volume_ml(mask: np.ndarray, ct: CTVolume) -> float:
 def slice_areas_cm2(mask: np.ndarray, ct: CTVolume) -> np.ndarray:
     """(slices,) cm² of a mask in each slice's plane."""
     return np.count_nonzero(mask, axis=(1, 2)) * (ct.spacing[0] * ct.spacing[1] / 100.0)
-
-
-def _disc(rows: int, columns: int) -> np.ndarray:
-    """A filled ellipse with these half axes, in pixels."""
-    y, x = np.mgrid[-rows : rows + 1, -columns : columns + 1]
-    return (y / (rows + 0.3)) ** 2 + (x / (columns + 0.3)) ** 2 <= 1.0
-
-
-def intracranial(ct: CTVolume) -> np.ndarray:
-    """Bool (slices, rows, columns): inside the skull's outline, without the bone; see `skull.intracranial`."""
-    from .skull import intracranial as inside
-
-    return inside(ct)
