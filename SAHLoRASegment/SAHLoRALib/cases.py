@@ -63,7 +63,7 @@ class Case:
         """The scan. Raises ScanError, CaseError where the file is missing."""
         if not self.image.exists():
             raise CaseError(f"{self.image} does not exist. Correct the path of the image in the case table.")
-        _require_complete(self.image)
+        require_complete(self.image)
         return read_ct(self.image, self.series)
 
     def read_mask(self, ct: CTVolume) -> np.ndarray:
@@ -74,12 +74,7 @@ class Case:
             raise CaseError("There is no mask. Add one, or write `no` in the column haemorrhage if the patient has none.")
         if not self.mask.exists():
             raise CaseError(f"{self.mask} does not exist. Correct the path of the mask in the case table.")
-        _require_complete(self.mask)
-        if self.segment is None:
-            _check_labels(self.mask)
-            return read_label(self.mask, ct)
-        parts = [read_label(self.mask, ct, part.strip()) for part in self.segment.split("|") if part.strip()]
-        return np.logical_or.reduce(parts) if parts else read_label(self.mask, ct)
+        return read_annotation(self.mask, ct, self.segment)
 
     def read(self) -> tuple[CTVolume, np.ndarray]:
         """Scan and annotation; errors name the case."""
@@ -203,6 +198,20 @@ class CaseTable:
         return check_cases(self, events or Events(), against)
 
 
+def read_annotation(path: Path, ct: CTVolume, segment: str | None = None) -> np.ndarray:
+    """A mask file on the scan's grid: (slices, rows, columns) bool, canonical order; more careful than `read_label`.
+
+    segment: names or label values that are haemorrhage, several separated by a bar. Raises CaseError, for a file that is cut short and for a mask
+    with several labels of which none is chosen too.
+    """
+    require_complete(path)
+    wanted = [part.strip() for part in (segment or "").split("|") if part.strip()]
+    if wanted:
+        return np.logical_or.reduce([read_label(path, ct, part) for part in wanted])
+    _check_labels(path)
+    return read_label(path, ct)
+
+
 def label_values(path: Path) -> tuple[float, ...] | None:
     """Values other than 0 in a label map, rising; None for a Slicer segmentation with named segments. Raises CaseError."""
     image = open_image(path, CaseError)
@@ -212,7 +221,7 @@ def label_values(path: Path) -> tuple[float, ...] | None:
     return tuple(float(v) for v in np.unique(values[values != 0]))
 
 
-def _require_complete(path: Path) -> None:
+def require_complete(path: Path) -> None:
     """Raise CaseError for a NIfTI file that breaks off, which ITK would read as if nothing were wrong."""
     try:
         complete = path.is_dir() or is_complete(path)

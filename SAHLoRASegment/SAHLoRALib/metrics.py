@@ -20,6 +20,7 @@ defined distances that every summary gives. Patients without haemorrhage are jud
 from __future__ import annotations
 
 import math
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,7 +75,8 @@ def hd95_mm(mask: np.ndarray, reference: np.ndarray, spacing: Spacing) -> float:
     from monai.metrics import compute_hausdorff_distance
 
     a, b = _cropped(mask, reference)
-    with np.errstate(all="ignore"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # MONAI 1.5 warns of its own defaults
         distance = compute_hausdorff_distance(_batch(a), _batch(b), include_background=True, percentile=95, spacing=list(spacing))
     return float(distance[0, 0])
 
@@ -93,7 +95,9 @@ def surface_dice(mask: np.ndarray, reference: np.ndarray, spacing: Spacing, tole
     from monai.metrics import compute_surface_dice
 
     a, b = _cropped(mask, reference)
-    value = compute_surface_dice(_batch(a), _batch(b), class_thresholds=[tolerance_mm], include_background=True, spacing=list(spacing))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        value = compute_surface_dice(_batch(a), _batch(b), class_thresholds=[tolerance_mm], include_background=True, spacing=list(spacing))
     return float(value[0, 0])
 
 

@@ -1,0 +1,258 @@
+"""Predicted masks against a case table: by scan, by patient, by volume stratum.
+
+The unit is the patient. Scans of one patient are pooled: voxels are added up before Dice, soft Dice, precision and recall are formed; HD95, surface
+Dice and all volumes are means over the patient's scans (a haemorrhage is not larger for being scanned twice). Patients without haemorrhage have no
+Dice; they are a stratum of their own and count with the mL that were drawn there by mistake.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .cases import Case, CaseTable, read_annotation, require_complete
+from .ct import CTVolume
+from .errors import CaseError, ConfigError, SAHLoRAError, ScanError
+from .events import Events
+from .files import replacing
+from .images import open_image
+from .layouts import IMAGE_SUFFIXES
+from .metrics import case_metrics
+from .statistics import RESAMPLES, bland_altman, bootstrap_mean, icc
+from .volume import volume_from_image
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ALL = "all"
+WITHOUT = "without haemorrhage"
+#: Measures of overlap and distance: not defined for a patient without haemorrhage.
+AGREEMENT = ("dice", "soft_dice", "precision", "recall", "hd95_mm", "surface_dice", "relative_error")
+VOLUMES = ("annotated_ml", "predicted_ml", "error_ml", "absolute_error_ml", "false_positive_ml", "false_negative_ml")
+_SUMS = ("annotated_voxels", "predicted_voxels", "overlap_voxels", "soft_overlap", "soft_total")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came out. cases: a row a scan; patients: a row a patient with its stratum; summary: a row for each stratum and measure (mean with
+    bootstrap interval); agreement: a row a stratum, ICC and Bland–Altman of the volumes. edges: mL between the strata.
+    """
+
+    cases: pd.DataFrame
+    patients: pd.DataFrame
+    summary: pd.DataFrame
+    agreement: pd.DataFrame
+    edges: tuple[float, ...]
+
+    def write(self, folder: Path | str) -> list[Path]:
+        """Write cases.csv, patients.csv, summary.csv and agreement.csv, prefixed evaluation_, each at once or not at all (OutputError)."""
+        written = []
+        for name in ("cases", "patients", "summary", "agreement"):
+            path = Path(folder) / f"evaluation_{name}.csv"
+            with replacing(path) as temporary:
+                getattr(self, name).to_csv(temporary, index=False, float_format="%.6g", encoding="utf-8")
+            written.append(path)
+        return written
+
+    def value(self, measure: str, stratum: str = ALL) -> float:
+        """Mean of a measure over a stratum's patients, NaN where there is none."""
+        row = self.summary[(self.summary["measure"] == measure) & (self.summary["stratum"] == stratum)]
+        return float(row["mean"].iloc[0]) if len(row) else math.nan
+
+
+def evaluate(
+    predictions: Path | str,
+    cases: CaseTable,
+    output: Path | str | None = None,
+    *,
+    edges: Sequence[float] | None = None,
+    segment: str | None = None,
+    events: Events | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Evaluation:
+    """Compare a folder of masks with the annotations of a case table.
+
+    predictions: a mask for every case, named after it (a.nii.gz, a.nrrd, a.seg.nrrd …), and, where soft Dice is wanted, a_probability.nii.gz (or
+    .nrrd …). segment: which segment or label of the predicted masks counts, where they hold several. output: folder for the CSV files.
+    edges: mL between the strata; tertiles of the annotated volumes without it.
+    All missing and unreadable files are named in one CaseError before anything is written. Raises Cancelled between two cases.
+    """
+    predictions, events = Path(predictions), events or Events()
+    check_edges(edges)
+    if not predictions.is_dir():
+        raise CaseError(f"{predictions} is not a folder. Give the folder that holds the predicted masks.")
+    found = {case.case: _prediction(predictions, case.case) for case in cases}
+    missing = [name for name, path in found.items() if path is None]
+    if missing:
+        shown = ", ".join(missing[:10]) + (" …" if len(missing) > 10 else "")
+        count = f"{len(missing)} of {len(found)} cases ({shown})"
+        raise CaseError(f"{predictions} has no mask for {count}: name them after the case, such as {missing[0]}.nii.gz.")
+    rows, problems = [], []
+    for done, case in enumerate(cases):
+        events.check_cancel()
+        events.progress("Evaluating", done, len(cases), case.case)
+        path = found[case.case]
+        assert path is not None
+        try:
+            rows.append(evaluate_case(case, path, _prediction(predictions, f"{case.case}_probability"), segment))
+        except SAHLoRAError as error:
+            problems.append(str(error))
+    events.progress("Evaluating", len(cases), len(cases))
+    if problems:
+        raise CaseError(f"{len(problems)} of {len(cases)} cases cannot be evaluated:\n" + "\n".join(f"  {p}" for p in problems))
+    result = summarise(rows, edges=edges, resamples=resamples, seed=seed)
+    if output is not None:
+        result.write(output)
+    return result
+
+
+def evaluate_case(case: Case, prediction: Path, probability: Path | None = None, segment: str | None = None) -> dict[str, Any]:
+    """`case_metrics` of one mask file (and probability file), with case, patient and site. Errors name the case."""
+    ct, reference = case.read()
+    try:
+        mask = read_annotation(prediction, ct, segment)
+        values = None if probability is None else read_probability(probability, ct)
+        return {**labels_of(case), **case_metrics(mask, values, reference, ct)}
+    except SAHLoRAError as error:
+        raise type(error)(f"Case {case.case}: {error}") from error
+
+
+def labels_of(case: Case) -> dict[str, str]:
+    """The columns that tell rows apart."""
+    return {"case": case.case, "patient": case.patient, "site": case.site}
+
+
+def read_probability(path: Path, ct: CTVolume) -> np.ndarray:
+    """A probability map on the scan's grid: (slices, rows, columns) float32 in [0, 1], canonical order. Raises CaseError."""
+    require_complete(path)
+    try:
+        found = volume_from_image(open_image(path, CaseError), str(path)).hu
+    except ScanError as error:
+        raise CaseError(str(error)) from error
+    if found.shape != ct.hu.shape:
+        raise CaseError(f"{path} does not lie on the grid of the scan {ct.source}: give the probabilities of this very scan.")
+    if not np.isfinite(found).all() or found.min() < -1e-3 or found.max() > 1 + 1e-3:
+        raise CaseError(f"{path} does not hold probabilities from 0 to 1.")
+    return found.clip(0.0, 1.0)
+
+
+def summarise(
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    edges: Sequence[float] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Evaluation:
+    """An Evaluation from rows of `case_metrics`, each with case and patient. Raises CaseError without rows, ConfigError for edges."""
+    import pandas as pd
+
+    if not rows:
+        raise CaseError("There is nothing to evaluate: the case table is empty.")
+    cases = pd.DataFrame([dict(row) for row in rows])
+    patients = pool_patients(cases)
+    bounds = tuple(float(e) for e in edges) if edges is not None else tertiles(patients["annotated_ml"])
+    check_edges(bounds)
+    patients.insert(1, "stratum", [stratum_name(ml, bounds) for ml in patients["annotated_ml"]])
+    means, agreement = [], []
+    for name in strata_names(bounds, bool((patients["stratum"] == WITHOUT).any())):
+        part = patients if name == ALL else patients[patients["stratum"] == name]
+        for measure in (*AGREEMENT, *VOLUMES):
+            values = part[measure].to_numpy(float)
+            known = values[~np.isnan(values)]
+            mean = bootstrap_mean(values, resamples=resamples, seed=seed)
+            sd = float(known.std(ddof=1)) if len(known) > 1 else math.nan
+            median = float(np.median(known)) if len(known) else math.nan
+            means.append((name, measure, mean.n, mean.value, mean.low, mean.high, sd, median))
+        agreement.append((name, *_agreement(part)))
+    return Evaluation(
+        cases,
+        patients,
+        pd.DataFrame(means, columns=["stratum", "measure", "n", "mean", "low", "high", "sd", "median"]),
+        pd.DataFrame(
+            agreement, columns=["stratum", "n", "icc", "icc_low", "icc_high", "bias_ml", "bias_low", "bias_high", "limit_low", "limit_high"]
+        ),
+        bounds,
+    )
+
+
+def pool_patients(cases: pd.DataFrame) -> pd.DataFrame:
+    """One row a patient from one row a scan, in the order in which patients first appear; how is said on top of this file.
+
+    Soft Dice needs probabilities for all scans of the patient, else it is NaN. Columns: patient, scans, then AGREEMENT and VOLUMES.
+    """
+    import pandas as pd
+
+    grouped = cases.groupby("patient", sort=False)
+    sums = grouped[list(_SUMS)].sum(min_count=1)
+    sums.loc[grouped["soft_total"].count() < grouped.size(), ["soft_overlap", "soft_total"]] = math.nan
+    means = grouped[["hd95_mm", "surface_dice", *VOLUMES]].mean()  # of the scans where they are defined
+    none = sums["annotated_voxels"] == 0
+    pooled = pd.DataFrame(index=sums.index)
+    pooled["scans"] = grouped.size()
+    pooled["dice"] = _quotient(2 * sums["overlap_voxels"], sums["annotated_voxels"] + sums["predicted_voxels"])
+    pooled["soft_dice"] = _quotient(2 * sums["soft_overlap"], sums["soft_total"])
+    pooled["precision"] = _quotient(sums["overlap_voxels"], sums["predicted_voxels"])
+    pooled["recall"] = _quotient(sums["overlap_voxels"], sums["annotated_voxels"])
+    pooled["hd95_mm"], pooled["surface_dice"] = means["hd95_mm"], means["surface_dice"]
+    pooled["relative_error"] = _quotient(means["absolute_error_ml"], means["annotated_ml"])
+    pooled.loc[none, list(AGREEMENT)] = math.nan
+    return pooled.join(means[list(VOLUMES)]).reset_index()
+
+
+def tertiles(volumes: Sequence[float] | pd.Series) -> tuple[float, ...]:
+    """mL that cut the volumes above 0 into thirds; fewer edges where volumes are equal or fewer than three."""
+    bleeding = sorted({float(ml) for ml in volumes if ml > 0})
+    if len(bleeding) < 3:
+        return ()
+    return tuple(sorted({float(edge) for edge in np.quantile([float(ml) for ml in volumes if ml > 0], [1 / 3, 2 / 3])}))
+
+
+def check_edges(edges: Sequence[float] | None) -> None:
+    """Raise ConfigError unless the edges are positive mL that rise."""
+    if edges is not None and any(not math.isfinite(b) or b <= a for a, b in zip((0.0, *edges), edges, strict=False)):
+        raise ConfigError(f"The edges of volume strata must be positive and rise, not {', '.join(f'{e:g}' for e in edges)} mL.")
+
+
+def stratum_name(ml: float, edges: Sequence[float]) -> str:
+    """The stratum of a patient with `ml` annotated: an edge belongs to the stratum above it."""
+    if ml <= 0:
+        return WITHOUT
+    return _names(edges)[int(np.searchsorted(edges, ml, side="right"))]
+
+
+def strata_names(edges: Sequence[float], without: bool = False) -> list[str]:
+    """all, the volume strata from small to large (only where there are edges), and at the end, where wanted, without haemorrhage."""
+    return [ALL, *(_names(edges) if len(edges) else ()), *([WITHOUT] if without else ())]
+
+
+def _names(edges: Sequence[float]) -> list[str]:
+    shown = [f"{edge:.3g}" for edge in edges]
+    if len(set(shown)) < len(shown):
+        shown = [repr(float(edge)) for edge in edges]
+    if not shown:
+        return ["> 0 mL"]
+    between = [f"{a}–{b} mL" for a, b in itertools.pairwise(shown)]
+    return [f"< {shown[0]} mL", *between, f"≥ {shown[-1]} mL"]
+
+
+def _agreement(part: pd.DataFrame) -> tuple[float, ...]:
+    """n, ICC with interval, bias with interval, limits, of predicted against annotated mL."""
+    annotated, predicted = part["annotated_ml"].to_numpy(float), part["predicted_ml"].to_numpy(float)
+    same, apart = icc(annotated, predicted), bland_altman(annotated, predicted)
+    return same.n, same.value, same.low, same.high, apart.bias.value, apart.bias.low, apart.bias.high, apart.lower, apart.upper
+
+
+def _quotient(part: pd.Series, whole: pd.Series) -> pd.Series:
+    """part / whole, NaN where whole is 0."""
+    return (part / whole.where(whole != 0)).astype(float)
+
+
+def _prediction(folder: Path, name: str) -> Path | None:
+    return next((path for suffix in IMAGE_SUFFIXES if (path := folder / f"{name}{suffix}").is_file()), None)
