@@ -321,6 +321,9 @@ def _remove(conv: nn.Module, leave_parametrized: bool) -> None:
     cls = conv.__class__
     conv.__class__ = type(cls.__name__, cls.__bases__, dict(cls.__dict__))
     parametrize.remove_parametrizations(conv, "weight", leave_parametrized=leave_parametrized)
+    # It also puts the weight behind the bias; names in their old order keep optimizers and files comparable.
+    for name in [name for name in conv._parameters if name != "weight"]:
+        conv._parameters[name] = conv._parameters.pop(name)
 
 
 def _restore(network: nn.Module, record: _Record) -> None:

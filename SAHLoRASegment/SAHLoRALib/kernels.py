@@ -182,9 +182,9 @@ class TuckerLoRA(KernelUpdate):
 class Magnitude(nn.Module):
     """DoRA (Liu et al. 2024, arXiv 2402.09353): V (O, I, kh, kw) → m ⊙ V / ‖V‖, the norm per output channel over (I, kh, kw).
 
-    m: (O,), starts at ‖W₀‖. The ratio m/‖V‖ is formed first: at the start it is x/x, which is 1 exactly, so the adapted kernel equals W₀ to the bit on
-    the device where the adapter was attached (another device may sum a norm in another order: one unit in the last place). In the backward pass the
-    norm is a constant (§4.3 of the paper, as in huggingface/peft) unless `full_gradient`. A channel whose norm is zero passes unscaled.
+    m: (O,), starts at ‖W₀‖. The ratio m/‖V‖ is formed first: at the start it is x/x, which is 1 exactly, so the adapted kernel equals W₀ to the bit
+    on the device where the adapter was attached (another device may sum a norm in another order: one unit in the last place). In the backward pass
+    the norm is a constant (§4.3 of the paper, as in huggingface/peft) unless `full_gradient`. A channel whose norm is zero passes unscaled.
     """
 
     def __init__(self, weight: Tensor, full_gradient: bool = False) -> None:

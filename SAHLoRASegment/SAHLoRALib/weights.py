@@ -315,9 +315,9 @@ def _opened(path: Path) -> Iterator[Any]:
     """safetensors' reader, which checks the header against the length of the file first. Raises ModelError."""
     from safetensors import SafetensorError, safe_open
 
-    if not path.is_file():
-        raise ModelError(f"There is no weight file {path}." if not path.exists() else f"{path} is not a file, so it holds no weights.")
     try:
+        if not path.is_file():
+            raise ModelError(f"{path} is a folder, not a weight file." if path.is_dir() else f"There is no weight file {path}.")
         with safe_open(path, framework="pt") as file:
             yield file
     except SAHLoRAError:
