@@ -29,13 +29,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import SimpleITK as sitk
 
+from .complete import is_complete
 from .ct import CTVolume, read_ct, read_label
 from .errors import CaseError, SAHLoRAError
 from .events import Events
 from .files import write_text
 from .images import open_image
 from .layouts import find_cases, split_name
-from .nifti import is_complete
 
 if TYPE_CHECKING:
     from .case_check import Finding

@@ -11,10 +11,10 @@ import pytest
 import SimpleITK as sitk
 from SAHLoRALib.case_check import findings_table, patient_volumes, require_usable
 from SAHLoRALib.cases import Case, CaseTable
+from SAHLoRALib.complete import is_complete
 from SAHLoRALib.ct import ct_from_image, write_segmentation
 from SAHLoRALib.errors import Cancelled, CaseError, ScanError
 from SAHLoRALib.events import Events
-from SAHLoRALib.nifti import is_complete
 
 SPACING = (5.0, 5.0, 5.0)  # x, y, z
 SHAPE = (12, 40, 40)
