@@ -1,11 +1,20 @@
-"""Is this a head CT in HU? Asked of every scan before it reaches the network."""
+"""Is this a head CT in HU? Asked of every scan before it reaches the network.
+
+The questions are kept wide: thick slices, partial heads, children, craniotomies, large haematomas and noise must all pass. What has no air, no bone,
+no soft tissue, or no slice with brain in a ring of skull, does not.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
 from .errors import ScanError
+from .skull import block_factors, block_mean, convex_hull, ring_inside
 from .volume import CTVolume
+
+#: Outer size of a skull's outline, mm: from a newborn's to more than any adult's (a window for lost or wrong spacing, too).
+_SKULL_MM = (60.0, 260.0)
+_MOST_SLICES = 48
 
 
 def check_head_ct(ct: CTVolume) -> tuple[str, ...]:
@@ -14,26 +23,92 @@ def check_head_ct(ct: CTVolume) -> tuple[str, ...]:
     if ct.hu.size == 0:
         raise ScanError(f"{where}the scan is empty.")
     if len(ct.hu) < 3:
-        raise ScanError(f"{where}the scan has {len(ct.hu)} slice(s); a volume is needed.")
+        raise ScanError(f"{where}the scan has only {len(ct.hu)} slice{'s' if len(ct.hu) > 1 else ''}; a volume is needed.")
     low, high = float(ct.hu.min()), float(ct.hu.max())  # both are NaN where one voxel is
     if not np.isfinite(low + high):
         raise ScanError(f"{where}the scan holds NaN or infinite values; write it again without them.")
     if low == high:
         raise ScanError(f"{where}the scan is empty: every voxel is {low:g}.")
+    if ct.gaps_mm.min() <= 0:
+        raise ScanError(f"{where}the slices do not rise from one to the next; the geometry in the header is wrong.")
+    chosen = np.unique(np.linspace(0, len(ct.hu) - 1, min(_MOST_SLICES, len(ct.hu))).round().astype(int))
+    factors = block_factors(ct, 2.0)
+    pixels = np.stack([block_mean(ct.hu[k], factors) for k in chosen])
+    if (why := _not_hu(pixels, low, high)) is not None:
+        raise ScanError(f"{where}the values are not those of a head CT in Hounsfield units (they run from {low:.0f} to {high:.0f}): {why}.")
+    if (why := _not_a_head(pixels, (ct.spacing[0] * factors[0], ct.spacing[1] * factors[1]))) is not None:
+        raise ScanError(f"{where}this does not look like a head CT: {why}.")
     return geometry_warnings(ct)
 
 
+def _not_hu(pixels: np.ndarray, low: float, high: float) -> str | None:
+    """Why values cannot be HU; None where they can. Judged on block means, so noise does not count."""
+    empty = pixels == 0.0
+    air = float((pixels < -300.0).mean())
+    if air < 0.01 and empty.mean() < 0.1:
+        if low >= -300.0 and ((pixels > 1000.0) & (pixels < 1100.0)).mean() > 0.1:
+            return "soft tissue lies near 1040, so the rescale intercept of -1024 was lost; convert the DICOM files again"
+        return "there is no air near -1000; give the CT itself, not a windowed picture, MR or label map"
+    if high < 300.0:
+        return "there is no bone above 300; give the CT itself, not a windowed or skull-stripped one"
+    tissue = (pixels > -200.0) & ~empty
+    count = max(1, int(tissue.sum()))
+    bone = float((pixels[tissue] > 300.0).sum()) / count
+    soft = float(((pixels[tissue] > -10.0) & (pixels[tissue] < 100.0)).sum()) / count
+    if bone > 0.65 or soft < 0.12:
+        return f"only {soft:.0%} of the tissue has the values of brain and blood (0 to 100)"
+    if bone < 0.002:
+        return "there is hardly any bone above 300"
+    return None
+
+
+def _not_a_head(pixels: np.ndarray, spacing: tuple[float, float]) -> str | None:
+    """Why no slice shows brain within a skull; None where one does.
+
+    A ring of bone, gaps of 2 cm closed, must hold at least 70 % soft tissue without fat (so neither chest nor pelvis passes) and 15 cm² of it.
+    Where a craniotomy opens every ring, the convex hull of the bone serves instead, and must hold bone in a head's proportion.
+    """
+    pixel_cm2 = spacing[0] * spacing[1] / 100.0
+    odd_size = 0.0
+    for hu in pixels:
+        bone = hu > 200.0
+        if bone.sum() * pixel_cm2 < 2.0:
+            continue
+        for outline, least_bone in ((ring_inside(bone, 10.0, spacing), 0.0), (convex_hull(bone), 0.05)):
+            inside = outline & ~bone
+            area = float(inside.sum()) * pixel_cm2
+            soft = inside & (hu > -20.0) & (hu < 130.0)
+            if area < 15.0 or soft.sum() < 0.7 * inside.sum() or bone[outline].mean() < least_bone:
+                continue
+            rows, columns = np.flatnonzero(outline.any(axis=1)), np.flatnonzero(outline.any(axis=0))
+            size = max((rows[-1] - rows[0] + 1) * spacing[0], (columns[-1] - columns[0] + 1) * spacing[1])
+            if _SKULL_MM[0] <= size <= _SKULL_MM[1]:
+                return None
+            odd_size = float(size)
+    if odd_size:
+        return f"the ring of bone is {odd_size / 10:.0f} cm across; it is another part of the body, or the pixel spacing is wrong"
+    return "no slice shows brain within a skull"
+
+
 def geometry_warnings(ct: CTVolume) -> tuple[str, ...]:
-    """Tilt, uneven gaps and thick slices in words."""
+    """Tilt, uneven gaps, thick slices and slices that are no axial ones, in words."""
     told: list[str] = []
+    gaps = ct.gaps_mm
     if abs(ct.tilt_degrees) >= 0.5:
         told.append(f"Gantry tilt of {ct.tilt_degrees:+.1f}°: slices are used as they lie, volumes are computed perpendicular to them.")
-    gaps = ct.gaps_mm
+    if ct.header_tilt is not None and abs(abs(ct.header_tilt) - abs(ct.tilt_degrees)) >= 1.0:
+        told.append(
+            f"The header states a gantry tilt of {ct.header_tilt:+.1f}°, but the slice positions show {abs(ct.tilt_degrees):.1f}°: "
+            "the positions are used."
+        )
     if ct.uneven:
         told.append(
             f"Slice gaps run from {gaps.min():.2f} to {gaps.max():.2f} mm: no single step fits all slices; "
             "volumes use the true positions, a mask file can only hold their mean step."
         )
-    if len(gaps) and float(np.median(gaps)) > 6.0:
+    if float(np.median(gaps)) > 6.0:
         told.append(f"Slices lie {np.median(gaps):.1f} mm apart: small bleeds between them are not seen.")
+    if max(ct.spacing) > 2.5:
+        pixels = f"{ct.spacing[0]:.1f} by {ct.spacing[1]:.1f} mm"
+        told.append(f"Pixels of the axial slices are {pixels}: this is no axial reconstruction, results will be poor.")
     return tuple(told)

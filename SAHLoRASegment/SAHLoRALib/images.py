@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import SimpleITK as sitk
 
 from .errors import CaseError, OutputError, ScanError
 from .files import replacing
+from .nifti import is_nifti, read_nifti, write_shear
 from .volume import CTVolume, Storage, three_dimensional
 
 #: What can be written, longest suffix first.
@@ -42,8 +44,8 @@ def open_image(path: Path, kind: type[ScanError] | type[CaseError]) -> sitk.Imag
         raise kind(f"{path} is empty (0 bytes).")
     try:
         with quiet_itk():
-            return sitk.ReadImage(str(path))
-    except (RuntimeError, MemoryError) as error:
+            return read_nifti(path) if is_nifti(path) else sitk.ReadImage(str(path))
+    except (RuntimeError, MemoryError, EOFError, zlib.error, OSError) as error:
         raise kind(f"{path} cannot be read: it is cut short, damaged, or not a NIfTI, NRRD, MetaImage or DICOM file.") from error
 
 
@@ -62,6 +64,8 @@ def write_image(image: sitk.Image, path: Path | str) -> None:
     with replacing(path) as temporary, quiet_itk():
         try:
             sitk.WriteImage(image, str(temporary), useCompression=True)
+            if is_nifti(path):
+                write_shear(temporary, image)
         except RuntimeError as error:
             raise OutputError(f"Cannot write {path}: no permission, the disk is full, or the folder is gone.") from error
 

@@ -1,71 +1,111 @@
-"""Is a NIfTI file all there? ITK does not ask: it reads a file that was cut short without a word and fills the rest with whatever was in memory.
+"""Gantry tilt in NIfTI files.
 
-NRRD and MetaImage readers refuse such files themselves.
+A tilted stack is sheared: its rows, columns and stacking direction are not perpendicular. NIfTI's sform can state that, its qform cannot. ITK reads
+the nearest rotation instead (wrong by degrees), or nothing at all where a file has no qform, and writes the nearest rotation. Here the sform is
+read and written as it stands. Other programs that trust the sform (nibabel, FSL, FreeSurfer) then see the true slices; ITK itself, and so Slicer,
+takes the rotation: for Slicer choose NRRD.
 """
 
 from __future__ import annotations
 
 import gzip
-import math
+import shutil
 import struct
-import zlib
+import tempfile
 from pathlib import Path
+from typing import BinaryIO, cast
+
+import numpy as np
+import SimpleITK as sitk
+
+_HEADER = 348
+_CODES, _SFORM = slice(252, 256), slice(280, 328)
+_FLIP = np.diag([-1.0, -1.0, 1.0])  # NIfTI is RAS, DICOM and ITK are LPS
 
 
-def is_complete(path: Path) -> bool:
-    """False for a NIfTI file (.nii, .nii.gz) whose voxels or header are cut short or whose compression is damaged; True for any other file.
+def is_nifti(path: Path) -> bool:
+    return path.name.lower().endswith((".nii", ".nii.gz"))
 
-    A .nii takes a look at its header; a .nii.gz is compared with the length that gzip keeps in its last four bytes, and decompressed only where
-    the two differ. Raises OSError where the file cannot be opened.
-    """
-    name = path.name.lower()
-    if not name.endswith((".nii", ".nii.gz")):
-        return True
-    with path.open("rb") as raw:
-        zipped = raw.read(2) == b"\x1f\x8b"  # some .nii are gzip all the same, and the other way round
-    if not zipped:
-        with path.open("rb") as file:
-            needed = _needed_bytes(file.read(540))
-        return needed is not None and path.stat().st_size >= needed
+
+def _open(path: Path, mode: str) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path, mode, compresslevel=6) if path.name.lower().endswith(".gz") else path.open(mode))  # type: ignore[call-overload]
+
+
+def _header(path: Path) -> tuple[bytes, str] | None:
+    """The NIfTI-1 header and its byte order; None for anything else."""
     try:
-        with gzip.open(path) as file:
-            needed = _needed_bytes(file.read(540))
-        return needed is not None and (_stated_length(path) == needed % 2**32 or _length(path) >= needed)
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        return False
-
-
-def _needed_bytes(header: bytes) -> int | None:
-    """Bytes of header and voxels together, from a NIfTI-1 or NIfTI-2 header of either byte order; None where it is no such header.
-
-    Fields and offsets: nifti1.h and nifti2.h (sizeof_hdr, dim, bitpix, vox_offset).
-    """
+        with _open(path, "rb") as stream:
+            header = stream.read(_HEADER)
+    except (OSError, EOFError):
+        return None
     for order in "<>":
-        size = struct.unpack_from(order + "i", header)[0] if len(header) >= 4 else 0
-        if size == 348 and len(header) >= 348:
-            dim = struct.unpack_from(order + "8h", header, 40)
-            (bits,), (offset,) = struct.unpack_from(order + "h", header, 72), struct.unpack_from(order + "f", header, 108)
-        elif size == 540 and len(header) >= 540:
-            dim = struct.unpack_from(order + "8q", header, 16)
-            (bits,), (offset,) = struct.unpack_from(order + "h", header, 14), struct.unpack_from(order + "q", header, 168)
-        else:
-            continue
-        if 1 <= dim[0] <= 7 and math.isfinite(offset):
-            return max(int(offset), size) + math.prod(max(1, n) for n in dim[1 : dim[0] + 1]) * bits // 8
+        if len(header) == _HEADER and struct.unpack(order + "i", header[:4])[0] == _HEADER:
+            return header, order
     return None
 
 
-def _stated_length(path: Path) -> int:
-    """Length of the contents modulo 2³², as gzip's last member states it (RFC 1952, ISIZE)."""
-    with path.open("rb") as file:
-        file.seek(-4, 2)
-        return int(struct.unpack("<I", file.read(4))[0])
+def _sheared_affine(header: bytes, order: str) -> np.ndarray | None:
+    """(3, 4) LPS affine of the sform where it is sheared by more than rounding, else None."""
+    _, sform_code = struct.unpack(order + "2h", header[_CODES])
+    affine = _FLIP @ np.array(struct.unpack(order + "12f", header[_SFORM])).reshape(3, 4)
+    lengths = np.linalg.norm(affine[:, :3], axis=0)
+    if sform_code <= 0 or not np.isfinite(affine).all() or lengths.min() <= 0:
+        return None
+    units = affine[:, :3] / lengths
+    skew = np.abs(units.T @ units - np.eye(3)).max()
+    return affine if skew > 1e-3 and abs(np.linalg.det(units)) > 0.2 else None
 
 
-def _length(path: Path) -> int:
-    """Length of the contents by decompressing them. Raises EOFError or zlib.error where they break off."""
-    total = 0
-    with gzip.open(path) as file:
-        while block := file.read(1 << 20):
-            total += len(block)
-    return total
+def read_nifti(path: Path) -> sitk.Image:
+    """Read a NIfTI file; a sheared sform is kept. RuntimeError where ITK cannot read it."""
+    found = _header(path)
+    affine = _sheared_affine(*found) if found else None
+    if found is None or affine is None:
+        return sitk.ReadImage(str(path))
+    header, order = found
+    qform_code = struct.unpack(order + "2h", header[_CODES])[0]
+    if qform_code > 0:
+        image = sitk.ReadImage(str(path))
+    else:
+        # ITK refuses a file whose only transform is sheared: it gets a copy with an upright qform.
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / "upright.nii"
+            upright = bytearray(header)
+            upright[_CODES] = struct.pack(order + "2h", 1, 0)
+            upright[256:280] = bytes(24)
+            _copy_with_header(path, copy, bytes(upright))
+            image = sitk.ReadImage(str(copy))
+    if image.GetDimension() != 3:
+        return image
+    lengths = np.linalg.norm(affine[:, :3], axis=0)
+    image.SetSpacing(tuple(float(v) for v in lengths))
+    image.SetDirection(tuple(float(v) for v in (affine[:, :3] / lengths).ravel()))
+    image.SetOrigin(tuple(float(v) for v in affine[:, 3]))
+    return image
+
+
+def write_shear(path: Path, image: sitk.Image) -> None:
+    """Put the true affine of a sheared image into the sform of the file that ITK has just written for it; nothing to do for others."""
+    units = np.array(image.GetDirection()).reshape(image.GetDimension(), -1)
+    if image.GetDimension() != 3 or np.abs(units.T @ units - np.eye(3)).max() < 1e-4:
+        return
+    found = _header(path)
+    if found is None:
+        return
+    header, order = bytearray(found[0]), found[1]
+    affine = _FLIP @ np.column_stack((units * np.array(image.GetSpacing()), image.GetOrigin()))
+    header[_CODES] = struct.pack(order + "2h", 1, 1)
+    header[_SFORM] = struct.pack(order + "12f", *affine.ravel())
+    copy = path.with_name("shear." + path.name.lstrip("."))
+    try:
+        _copy_with_header(path, copy, bytes(header))
+        copy.replace(path)
+    finally:
+        copy.unlink(missing_ok=True)
+
+
+def _copy_with_header(source: Path, target: Path, header: bytes) -> None:
+    with _open(source, "rb") as old, _open(target, "wb") as new:
+        old.read(_HEADER)
+        new.write(header)
+        shutil.copyfileobj(old, new, 1 << 20)

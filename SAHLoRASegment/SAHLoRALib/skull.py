@@ -1,8 +1,8 @@
 """The inside of the skull: where a haemorrhage can be.
 
-Outlined slice by slice on pixels of about 1.5 mm. In most slices the bone is a ring once gaps of a centimetre are closed. Where it is not (craniotomy,
-skull base), wider closings are tried and, above the skull base, the convex hull of the bone; the first outline that continues the neighbouring
-slice is taken. What the outlines hold besides the brain (orbits, temporal fossa, nose) hangs on it by narrow necks: eroded by 4 mm, the largest
+Outlined slice by slice on pixels of about 1.5 mm. In most slices the bone is a ring once gaps of a centimetre are closed. Where it is not
+(craniotomy, skull base), wider closings add what continues the brain of the neighbouring slice and, above the skull base, so does the convex hull
+of the bone. What the outlines hold besides the brain (orbits, temporal fossa, nose) hangs on it by narrow necks: eroded by 4 mm, the largest
 piece in 3D is the brain; it grows back to the bone, so blood along the inner table stays. The fine edge is cut by the scan's own pixels.
 """
 

@@ -42,11 +42,12 @@ class Storage:
         return cls.of_grid(image.GetSize(), image.GetOrigin(), image.GetSpacing(), image.GetDirection())
 
     @classmethod
-    def of_grid(cls, size: tuple, origin: tuple, spacing: tuple, direction: tuple) -> Storage:
-        """The same from the four parts of a grid, in SimpleITK's order."""
+    def of_grid(cls, size: tuple, origin: tuple, spacing: tuple, direction: tuple, slice_axis: int | None = None) -> Storage:
+        """The same from the four parts of a grid, in SimpleITK's order. slice_axis: the axis of the stored array that holds the slices, if known."""
         units = np.array(direction, float).reshape(3, 3).T[::-1]  # units[a]: the direction of axis a of the stored array
         cosines = units[:, ::-1]  # columns: superior, posterior, left
-        axes = max(itertools.permutations(range(3)), key=lambda order: sum(abs(cosines[order[c], c]) for c in range(3)))
+        orders = [order for order in itertools.permutations(range(3)) if slice_axis in (None, order[0])]
+        axes = max(orders, key=lambda order: sum(abs(cosines[order[c], c]) for c in range(3)))
         flips = tuple(bool(cosines[axes[c], c] < 0) for c in range(3))
         return cls(
             (int(size[0]), int(size[1]), int(size[2])),
@@ -68,6 +69,12 @@ class Storage:
         """(3, 3): LPS mm of one step along the canonical slices, rows and columns."""
         stored = np.array(self.direction).reshape(3, 3).T[::-1] * np.array(self.spacing)[::-1, None]
         return stored[list(self.axes)] * np.where(self.flips, -1.0, 1.0)[:, None]
+
+    @property
+    def lengths(self) -> tuple[float, float, float]:
+        """mm of one step along the canonical slices, rows and columns."""
+        stored = self.spacing[::-1]
+        return stored[self.axes[0]], stored[self.axes[1]], stored[self.axes[2]]
 
     @property
     def first(self) -> np.ndarray:
@@ -142,7 +149,7 @@ class CTVolume:
     def slice_thicknesses(self) -> np.ndarray:
         """(slices,) mm, perpendicular: half way to the slice below plus half way to the one above; an end slice has its one gap on both sides."""
         if len(self.gaps_mm) == 0:
-            return np.full(len(self.hu), self.storage.spacing[::-1][self.storage.axes[0]])
+            return np.full(len(self.hu), self.storage.lengths[0])
         sides = np.concatenate((self.gaps_mm[:1], self.gaps_mm, self.gaps_mm[-1:]))
         return (sides[:-1] + sides[1:]) / 2
 
@@ -181,11 +188,11 @@ def volume_from_image(image: sitk.Image, source: str = "", warnings: tuple[str, 
     hu = canonical_hu(sitk.GetArrayViewFromImage(image), storage)
     steps = storage.steps
     positions = storage.first + np.arange(len(hu))[:, None] * steps[0]
-    lengths = np.linalg.norm(steps, axis=1)
+    lengths = storage.lengths
     return CTVolume(
         hu=hu,
         positions=positions,
-        spacing=(float(lengths[1]), float(lengths[2])),
+        spacing=lengths[1:],
         row_direction=steps[2] / lengths[2],
         column_direction=steps[1] / lengths[1],
         storage=storage,

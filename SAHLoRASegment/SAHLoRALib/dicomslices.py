@@ -1,0 +1,230 @@
+"""DICOM files one by one: headers, and slices stacked at their true positions.
+
+Read with SimpleITK (GDCM): the position of each slice comes from its own header. A plain series reader takes a gantry tilt for a rotation and uneven
+gaps for even ones. Of the patient (name, number, dates) nothing is taken from the headers.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from .errors import ScanError
+from .images import quiet_itk
+from .volume import AIR_HU, CTVolume, Storage
+
+_CT_IMAGE = b"1.2.840.10008.5.1.4.1.1.2"
+_TAGS = {
+    "modality": "0008|0060",
+    "uid": "0020|000e",
+    "instance": "0008|0018",
+    "number": "0020|0011",
+    "description": "0008|103e",
+    "protocol": "0018|1030",
+    "image_type": "0008|0008",
+    "kernel": "0018|1210",
+    "thickness": "0018|0050",
+    "tilt": "0018|1120",
+    "orientation": "0020|0037",
+    "position": "0020|0032",
+    "pixel_spacing": "0028|0030",
+    "rows": "0028|0010",
+    "columns": "0028|0011",
+    "samples": "0028|0002",
+    "frames": "0028|0008",
+}
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is needed of one file's header (the names of _TAGS), as text; missing entries are empty."""
+
+    path: Path
+    fields: dict[str, str] = field(repr=False)
+
+    def text(self, name: str) -> str:
+        return self.fields.get(name, "")
+
+    def numbers(self, name: str, count: int) -> tuple[float, ...] | None:
+        """The values of a number field, or None where it is missing or not `count` finite numbers."""
+        try:
+            values = tuple(float(part) for part in self.text(name).split("\\"))
+        except ValueError:
+            return None
+        return values if len(values) == count and np.isfinite(values).all() else None
+
+    def normal(self) -> np.ndarray | None:
+        """(3,) unit normal of the slice: row × column direction; None where the orientation is missing or degenerate."""
+        orientation = self.numbers("orientation", 6)
+        if orientation is None:
+            return None
+        normal = np.cross(orientation[:3], orientation[3:])
+        length = np.linalg.norm(normal)
+        return normal / length if length > 0.5 else None
+
+    def orientation_name(self) -> str:
+        """axial, coronal, sagittal or unknown."""
+        normal = self.normal()
+        return "unknown" if normal is None else ("sagittal", "coronal", "axial")[int(np.abs(normal).argmax())]
+
+    def group_key(self) -> tuple:
+        """Files that agree in this can be stacked: series, orientation, matrix and pixel size."""
+        orientation = self.numbers("orientation", 6)
+        rounded = tuple(round(v, 2) + 0.0 for v in orientation) if orientation else None
+        return self.text("uid"), rounded, self.text("rows"), self.text("columns"), self.numbers("pixel_spacing", 2)
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file starts as DICOM: the DICM mark at byte 128, or a bare data set of group 8 (old scanners)."""
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(132)
+    except OSError:
+        return False
+    bare = len(start) == 132 and start[:2] == b"\x08\x00" and start[3:4] == b"\x00"
+    return start[128:132] == b"DICM" or bare
+
+
+def read_header(path: Path) -> Header | None:
+    """The header of an image file; None where GDCM finds no image in it."""
+    reader = _reader(path)
+    try:
+        with quiet_itk():
+            reader.ReadImageInformation()
+    except RuntimeError:
+        return None
+    keys = set(reader.GetMetaDataKeys())
+    return Header(path, {name: _clean(reader.GetMetaData(tag)) for name, tag in _TAGS.items() if tag in keys})
+
+
+def damaged_ct(path: Path) -> str | None:
+    """The series UID ("" where it is lost) if an unreadable file says that it is a CT image; None for reports, presentation states and the like."""
+    with path.open("rb") as stream:
+        start = stream.read(16384)
+    if not re.search(re.escape(_CT_IMAGE) + rb"(\.\d)?\0?[^.\d]", start[:1024] + b"\xff"):
+        return None
+    uid = re.search(rb"\x20\x00\x0e\x00(?:UI..|....)([\d.]+)", start, re.DOTALL)
+    return uid.group(1).decode() if uid else ""
+
+
+def unsuited_because(headers: Sequence[Header]) -> str | None:
+    """Why a series cannot be read at all, even when the user names it; None where it can."""
+    first = headers[0]
+    if first.text("modality") != "CT":
+        return f"not CT but {first.text('modality') or 'without a modality'}"
+    if first.text("samples") not in ("", "1"):
+        return "colour pictures, not HU"
+    if first.text("frames") not in ("", "0", "1"):
+        return "an enhanced multi-frame file; convert it to single slices or to NIfTI (for instance with dcm2niix)"
+    for name, tag, count in (
+        ("pixel_spacing", "PixelSpacing", 2),
+        ("orientation", "ImageOrientationPatient", 6),
+        ("position", "ImagePositionPatient", 3),
+    ):
+        missing = [h.path.name for h in headers if h.numbers(name, count) is None]
+        if missing:
+            return f"{tag} is missing in {len(missing)} of {len(headers)} files (for instance {missing[0]})"
+    if min(first.numbers("pixel_spacing", 2) or (0.0,)) <= 0 or first.normal() is None:
+        return "PixelSpacing or ImageOrientationPatient has impossible values"
+    if first.orientation_name() != "axial":
+        return f"{first.orientation_name()}, not axial"
+    if len(headers) < 3:
+        return f"only {len(headers)} slice{'s' if len(headers) > 1 else ''}, and a volume is needed"
+    return None
+
+
+def read_slices(headers: Sequence[Header], source: str, series: str) -> CTVolume:
+    """Stack files of one group in HU, sorted by their position along the normal; the rescale is applied by GDCM.
+
+    The storage states the best single grid: first position, true row and column directions, mean step from slice to slice. With tilt that step is
+    not perpendicular to the slices. source, series: for messages and the CTVolume. Raises ScanError for damaged files, two slices at one place, or
+    what `unsuited_because` names.
+    """
+    if (why := unsuited_because(headers)) is not None:
+        raise ScanError(f"{source}: {series} cannot be used: {why}.")
+    first = headers[0]
+    normal = first.normal()
+    assert normal is not None
+    headers = sorted(headers, key=lambda h: float(np.array(h.numbers("position", 3)) @ normal))
+    positions = np.array([h.numbers("position", 3) for h in headers])
+    gaps = np.diff(positions @ normal)
+    if gaps.min() < 0.01:
+        k = int(gaps.argmin())
+        raise ScanError(
+            f"{source}: {series} has two slices at one position ({headers[k].path.name} and {headers[k + 1].path.name}); "
+            "it mixes two acquisitions: keep the files of one."
+        )
+    storage = _storage(first, positions)
+    hu = np.empty(storage.shape, np.float32)
+    stored = storage.to_stored(hu)  # a view: slices land in their canonical place at once
+    with quiet_itk():
+        for k, header in enumerate(headers):
+            np.maximum(_pixels(header, stored.shape[1:], source), AIR_HU, out=stored[k])
+    steps = storage.steps
+    lengths = storage.lengths
+    # The files' positions are those of their own first pixel; a flipped slice starts at another corner.
+    corner = -sum((steps[axis] * (storage.shape[axis] - 1) for axis in (1, 2) if storage.flips[axis]), np.zeros(3))
+    tilt = first.numbers("tilt", 1)
+    return CTVolume(
+        hu=hu,
+        positions=(positions[::-1] if storage.flips[0] else positions) + corner,
+        spacing=lengths[1:],
+        row_direction=steps[2] / lengths[2],
+        column_direction=steps[1] / lengths[1],
+        storage=storage,
+        source=source,
+        series=series,
+        header_tilt=tilt[0] if tilt else None,
+    )
+
+
+def _storage(first: Header, positions: np.ndarray) -> Storage:
+    orientation = np.array(first.numbers("orientation", 6))
+    row_mm, column_mm = first.numbers("pixel_spacing", 2) or (1.0, 1.0)
+    step = (positions[-1] - positions[0]) / (len(positions) - 1)
+    length = float(np.linalg.norm(step))
+    rows = orientation[:3] / np.linalg.norm(orientation[:3])
+    columns = orientation[3:] / np.linalg.norm(orientation[3:])
+    return Storage.of_grid(
+        (int(first.text("columns")), int(first.text("rows")), len(positions)),
+        tuple(positions[0]),
+        (column_mm, row_mm, length),
+        tuple(np.stack((rows, columns, step / length), axis=1).ravel()),
+        slice_axis=0,
+    )
+
+
+def _reader(path: Path) -> sitk.ImageFileReader:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(os.fspath(path))
+    reader.SetImageIO("GDCMImageIO")
+    return reader
+
+
+def _pixels(header: Header, shape: tuple[int, ...], source: str) -> np.ndarray:
+    """(rows, columns) of one file, in HU."""
+    try:
+        pixels = sitk.GetArrayFromImage(_reader(header.path).Execute())
+    except (RuntimeError, MemoryError) as error:
+        raise ScanError(f"{source}: the DICOM file {header.path.name} is damaged or cut short; copy the scan again.") from error
+    if pixels.ndim == 3 and len(pixels) == 1:
+        pixels = pixels[0]
+    if pixels.shape != tuple(shape):
+        raise ScanError(f"{source}: the DICOM file {header.path.name} is {pixels.shape}, the other slices are {tuple(shape)}.")
+    return pixels
+
+
+def _clean(text: str) -> str:
+    """DICOM text without padding; bytes of an old character set are read as Latin letters."""
+    raw = text.encode("utf-8", "surrogateescape")
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        text = raw.decode("latin-1")
+    return text.strip(" \0\n\r\t")
