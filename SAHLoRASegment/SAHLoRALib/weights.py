@@ -104,9 +104,12 @@ def save_base(
     licence: str = "Apache-2.0",
     threshold: float = 0.5,
     kind: str = "base",
-    base: ModelInfo | None = None,
+    base_digest: str | None = None,
+    base_name: str = "",
 ) -> ModelInfo:
-    """Write a whole network; its adapter, if it has one, must be merged. kind: "base", or "finetuned" with the `base` that it started from.
+    """Write a whole network; its adapter, if it has one, must be merged.
+
+    kind: "base", or "finetuned" with the digest and the name of the model that it started from.
 
     Raises ConfigError (adapter attached, bad name), ModelError (weights that are not numbers), OutputError.
     """
@@ -115,7 +118,7 @@ def save_base(
     if is_adapted(network):
         raise ConfigError("The network has an adapter on it; merge it before saving the whole network, or save the adapter alone.")
     info = ModelInfo(
-        "", kind, Path(path), network.config, grid, "", None, base.digest if base else None, base.name if base else "",
+        "", kind, Path(path), network.config, grid, "", None, base_digest, base_name,
         threshold, dict(training or {}), dict(metrics or {}), licence=licence, description=description,
     )  # fmt: skip
     return _write(network.state_dict(), info)

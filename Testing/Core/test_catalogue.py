@@ -24,7 +24,7 @@ def folders(tmp_path):
     save_adapter(network, config, bundled / "asah-cp-lora.safetensors", base=base)
     save_adapter(network, config, user / "mine.safetensors", base=base)
     detach(network)
-    save_base(network, user / "all-tuned.safetensors", grid=PixelGrid(), kind="finetuned", base=base)
+    save_base(network, user / "all-tuned.safetensors", grid=PixelGrid(), kind="finetuned", base_digest=base.digest)
     return [bundled, user]
 
 

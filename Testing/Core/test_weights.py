@@ -123,7 +123,7 @@ def test_a_fine_tuned_network_stands_alone_and_remembers_its_base(network, base,
     attach(network, AdapterConfig(rank=2))
     disturb(network)
     merge(network)
-    saved = save_base(network, tmp_path / "all.safetensors", grid=GRID, kind="finetuned", base=base)
+    saved = save_base(network, tmp_path / "all.safetensors", grid=GRID, kind="finetuned", base_digest=base.digest, base_name=base.name)
     assert (saved.kind, saved.base_digest, saved.base_name, saved.stands_alone) == ("finetuned", base.digest, "tbi-base", True)
     loaded, _ = load_network(saved)
     assert torch.equal(loaded(image), network(image))
