@@ -228,7 +228,9 @@ def _channel_norms(kernel: Tensor) -> Tensor:
 
 def full_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Kernels are made in their own precision even under autocast: merged and unmerged networks would differ otherwise."""
-    if device.type in ("cpu", "cuda", "xpu") or (device.type == "mps" and torch.amp.is_autocast_available("mps")):
+    # Torch before 2.5 has no autocast on MPS and refuses to switch it off there.
+    has_autocast = getattr(torch.amp, "is_autocast_available", lambda kind: kind in ("cpu", "cuda"))
+    if has_autocast(device.type):
         return torch.autocast(device.type, enabled=False)
     return contextlib.nullcontext()
 
