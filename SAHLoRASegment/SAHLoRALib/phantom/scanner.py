@@ -1,0 +1,251 @@
+"""The scanner: where the slices lie, how thick they are, and what the machine adds (blur, beam hardening, streaks, noise, motion, head holder)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional
+
+from ..errors import ConfigError
+from ..volume import CTVolume, Storage
+from .fields import Rng
+
+
+@dataclass(frozen=True)
+class ScannerConfig:
+    """One acquisition.
+
+    matrix: rows and columns. field_mm: width of the field of view. gaps_mm: table steps between slices, from below (one less than slices).
+    thickness_mm: of a slice. tilt_degrees: gantry. blur_mm: in-plane point spread (σ). noise_hu: standard deviation in the brain.
+    noise_grain_mm: correlation of the noise (kernel). offset_hu, gain: calibration. hardening_hu: bright rim under the bone and dark bands
+    between the petrous bones. motion_mm: double contours. holder: a head holder in the picture. padding_hu: outside the round field of view.
+    """
+
+    matrix: int = 512
+    field_mm: float = 240.0
+    gaps_mm: tuple[float, ...] = (5.0,) * 29
+    thickness_mm: float = 5.0
+    tilt_degrees: float = 0.0
+    blur_mm: float = 0.5
+    noise_hu: float = 3.5
+    noise_grain_mm: float = 0.5
+    offset_hu: float = 0.0
+    gain: float = 1.0
+    hardening_hu: float = 6.0
+    motion_mm: float = 0.0
+    holder: bool = True
+    padding_hu: float = -1024.0
+
+    def __post_init__(self) -> None:
+        if self.matrix < 16 or self.field_mm <= 0 or self.thickness_mm <= 0 or not self.gaps_mm or min(self.gaps_mm) <= 0:
+            raise ConfigError("A scanner needs a matrix of at least 16, and a field, gaps and a slice thickness above 0 mm.")
+        if abs(self.tilt_degrees) > 40:
+            raise ConfigError(f"The gantry tilts by at most 40 degrees, not {self.tilt_degrees}.")
+
+    @property
+    def slices(self) -> int:
+        return len(self.gaps_mm) + 1
+
+    @property
+    def pixel_mm(self) -> float:
+        return self.field_mm / self.matrix
+
+
+def draw_scanner(rng: Rng, matrix: int = 512, slices: int | None = None, site: str = "A") -> ScannerConfig:
+    """A scanner of site A (the trauma hospital) or B (the second hospital: thinner slices, other kernel, noise and calibration)."""
+    second = site == "B"
+    thickness = float(rng.choice([1.0, 2.0, 3.0, 5.0], p=[0.1, 0.25, 0.35, 0.3] if second else [0.05, 0.1, 0.15, 0.7]))
+    covered = rng.uniform(138, 155)
+    count = slices or max(12, int(covered / max(thickness, 2.0)))
+    step = covered / count
+    gaps = np.full(count - 1, step)
+    if rng.random() < 0.15:  # thin below, thick above, as incremental scanners do
+        gaps[: count // 3] *= rng.uniform(0.6, 0.8)
+        gaps[count // 3 :] *= rng.uniform(1.05, 1.25)
+    return ScannerConfig(
+        matrix=matrix,
+        field_mm=float(rng.uniform(205, 260)),
+        gaps_mm=tuple(float(g) for g in gaps),
+        thickness_mm=thickness,
+        tilt_degrees=float(rng.uniform(-5, 25)) if rng.random() < (0.2 if second else 0.45) else 0.0,
+        blur_mm=float(rng.uniform(0.35, 0.6) if second else rng.uniform(0.45, 0.9)),
+        noise_hu=float(rng.uniform(3.0, 7.0) if second else rng.uniform(2.0, 5.0)),
+        noise_grain_mm=float(rng.uniform(0.3, 0.5) if second else rng.uniform(0.4, 0.8)),
+        offset_hu=float(rng.normal(2.0 if second else 0.0, 1.5)),
+        gain=float(rng.normal(1.0, 0.015)),
+        hardening_hu=float(rng.uniform(0, 14)),
+        motion_mm=float(rng.uniform(0.5, 3.0)) if rng.random() < 0.08 else 0.0,
+        holder=bool(rng.random() < 0.8),
+        padding_hu=float(rng.choice([-1024.0, -1500.0, -2000.0, -3024.0])),
+    )
+
+
+@dataclass(frozen=True)
+class Pose:
+    """How the head lies: a linear map and a smooth displacement (both from scanner mm to head voxels, z y x)."""
+
+    matrix: np.ndarray  # (3, 3)
+    displacement: Tensor  # (1, 3, D, H, W) voxels, on a coarse grid over the head
+
+
+def draw_pose(rng: Rng, shape: tuple[int, ...], spread: float = 1.0) -> Pose:
+    """Rotation of some degrees, size 0.93 to 1.08, mirror, 3 mm displacement over 30 mm."""
+    angles = np.deg2rad(rng.normal(0, 4.0 * spread, 3))
+    rotation = np.eye(3)
+    for axis, angle in enumerate(angles):
+        a, b = [i for i in range(3) if i != axis]
+        turn = np.eye(3)
+        turn[a, a] = turn[b, b] = np.cos(angle)
+        turn[a, b], turn[b, a] = -np.sin(angle), np.sin(angle)
+        rotation = rotation @ turn
+    scale = np.diag(1.0 / rng.uniform(0.93, 1.08, 3))
+    if rng.random() < 0.5:
+        scale[2] *= -1.0
+    knots = [max(3, round(n / 30)) for n in shape]
+    values = torch.from_numpy(rng.normal(0, 2.2, (1, 3, *knots)).astype(np.float32))
+    fine = functional.interpolate(values, size=[k * 4 for k in knots], mode="trilinear", align_corners=True)
+    return Pose(rotation @ scale, fine)
+
+
+def acquire(
+    hu: np.ndarray, fraction: np.ndarray, centre: np.ndarray, pose: Pose, config: ScannerConfig, rng: Rng
+) -> tuple[CTVolume, np.ndarray]:
+    """Scan a head.
+
+    hu, fraction: (z, y, x) on the head's 1 mm grid. centre: voxel that lies in the middle of the stack.
+    Returns the CTVolume (HU rounded to whole numbers, as scanners store them) and the mask: voxels that are at least half blood.
+    """
+    tilt = np.deg2rad(config.tilt_degrees)
+    column_direction = np.array([0.0, np.cos(tilt), -np.sin(tilt)])
+    row_direction = np.array([1.0, 0.0, 0.0])
+    normal = np.array([0.0, np.sin(tilt), np.cos(tilt)])
+    heights = np.concatenate(([0.0], np.cumsum(config.gaps_mm)))
+    heights -= heights.mean()
+    corner = -(config.matrix - 1) / 2 * config.pixel_mm * (row_direction + column_direction)
+    positions = corner + heights[:, None] * np.array([0.0, 0.0, 1.0])
+
+    volume = torch.from_numpy(np.stack((hu + 1000.0, fraction)))[None]  # so that outside the grid there is air
+    size = torch.tensor(hu.shape, dtype=torch.float32)
+    steps = torch.arange(config.matrix, dtype=torch.float32) * config.pixel_mm
+    layers = max(1, round(config.thickness_mm))
+    offsets = (np.arange(layers) - (layers - 1) / 2) * (config.thickness_mm / layers)
+    to_head = torch.from_numpy(pose.matrix.astype(np.float32))
+    out = np.empty((config.slices, config.matrix, config.matrix), np.float32)
+    blood = np.empty_like(out)
+    for k in range(config.slices):
+        origins = torch.from_numpy((positions[k] + offsets[:, None] * normal).astype(np.float32))
+        points = (
+            origins[:, None, None, :]
+            + steps[None, :, None, None] * torch.from_numpy(column_direction.astype(np.float32))
+            + steps[None, None, :, None] * torch.from_numpy(row_direction.astype(np.float32))
+        )  # (layers, rows, columns, xyz) in scanner mm
+        voxels = points.flip(-1) @ to_head.T + torch.from_numpy(centre.astype(np.float32))
+        grid = (voxels / (size - 1) * 2 - 1).flip(-1)[None]
+        shift = functional.grid_sample(pose.displacement, grid, mode="bilinear", padding_mode="border", align_corners=True)
+        grid = grid + (shift[0].permute(1, 2, 3, 0) / (size - 1) * 2).flip(-1)[None]
+        seen = functional.grid_sample(volume, grid, align_corners=True)
+        plane = seen.mean(dim=2)[0].numpy()
+        out[k], blood[k] = plane[0] - 1000.0, plane[1]
+    _physics(out, config, rng)
+    mask = blood >= 0.5
+    hu_out = np.clip(np.rint(out), -1024, 3071).astype(np.float32)
+    spacing = (config.pixel_mm, config.pixel_mm)
+    step = (positions[-1] - positions[0]) / max(1, config.slices - 1)
+    direction = np.stack((row_direction, column_direction, step / np.linalg.norm(step)), axis=1)
+    storage = Storage.of_grid(
+        (config.matrix, config.matrix, config.slices), tuple(positions[0]), (*spacing[::-1], float(np.linalg.norm(step))), tuple(direction.ravel())
+    )
+    ct = CTVolume(hu_out, positions, spacing, row_direction, column_direction, storage, header_tilt=config.tilt_degrees)
+    return ct, mask
+
+
+
+def _physics(planes: np.ndarray, config: ScannerConfig, rng: Rng) -> None:
+    """Blur, beam hardening, streaks, motion, calibration, holder, noise: in place, slice by slice."""
+    pixel = config.pixel_mm
+    size = config.matrix
+    rows, columns = np.ogrid[:size, :size]
+    outside = (rows - size / 2) ** 2 + (columns - size / 2) ** 2 > (size / 2 - 1) ** 2
+    cupping = rng.normal(0, 0.25) * config.hardening_hu
+    radius2 = ((rows - size / 2) ** 2 + (columns - size / 2) ** 2) * np.float32((pixel / 90.0) ** 2)
+    moved = tuple(rng.normal(0, config.motion_mm / pixel, 2)) if config.motion_mm else None
+    for plane in planes:
+        ndimage.gaussian_filter(plane, config.blur_mm / pixel, output=plane, truncate=3)
+        if moved is not None and rng.random() < 0.5:
+            plane += rng.uniform(0.2, 0.5) * (ndimage.shift(plane, moved, order=1, mode="nearest") - plane)
+        soft = (plane > -200) & (plane < 250)
+        bone = np.clip(plane, 0, 1500) * (plane > 250) / 1000.0
+        plane += soft * (_rim(bone, pixel) * config.hardening_hu + cupping * radius2)
+        _petrous_bands(plane, bone, soft, config, rng)
+        _metal_streaks(plane, config, rng)
+    planes *= config.gain
+    planes += config.offset_hu
+    if config.holder:
+        _holder(planes, config, rng)
+    for plane in planes:
+        plane += _noise(plane, config, rng)
+        plane[outside] = config.padding_hu
+
+
+def _rim(bone: np.ndarray, pixel: float) -> np.ndarray:
+    """About 1 beside thick bone, fading over a centimetre: what hardening correction and scatter leave."""
+    coarse = max(1, round(2.0 / pixel))
+    small = bone[::coarse, ::coarse]
+    wide = ndimage.gaussian_filter(small, 7.0 / (pixel * coarse), truncate=2.5)
+    grown = torch.from_numpy(wide)[None, None]
+    return functional.interpolate(grown, size=bone.shape, mode="bilinear", align_corners=False)[0, 0].numpy() * 1.6
+
+
+def _petrous_bands(plane: np.ndarray, bone: np.ndarray, soft: np.ndarray, config: ScannerConfig, rng: Rng) -> None:
+    """Dark and bright bands between dense bone left and right (Hounsfield bars)."""
+    half = plane.shape[1] // 2
+    left, right = bone[:, :half].sum(1) * config.pixel_mm, bone[:, half:].sum(1) * config.pixel_mm
+    load = np.clip(np.minimum(left, right) - 22.0, 0, 40) / 20.0  # the vault alone has about 10 to 20 mm on a side
+    if load.max() <= 0:
+        return
+    grain = ndimage.gaussian_filter1d(rng.standard_normal(len(load)), 2.0 / config.pixel_mm) * np.sqrt(2.0 / config.pixel_mm) * 2
+    band = ndimage.gaussian_filter1d(load * (-0.7 + grain), 1.0 / config.pixel_mm) * config.hardening_hu
+    plane += soft * band[:, None].astype(np.float32)
+
+
+def _metal_streaks(plane: np.ndarray, config: ScannerConfig, rng: Rng) -> None:
+    metal = np.argwhere(plane > 1900)
+    if len(metal) < 3:
+        return
+    centre = metal.mean(0)
+    rows, columns = np.ogrid[: plane.shape[0], : plane.shape[1]]
+    dy, dx = (rows - centre[0]) * config.pixel_mm, (columns - centre[1]) * config.pixel_mm
+    angle = np.arctan2(dy, dx)
+    spokes = sum(rng.normal(0, 1) * np.cos(n * angle + rng.uniform(0, 6.3)) for n in range(3, 17))
+    plane += (spokes * rng.uniform(10, 45) * np.exp(-np.hypot(dy, dx) / 28.0)).astype(np.float32) * (plane > -500)
+
+
+def _holder(planes: np.ndarray, config: ScannerConfig, rng: Rng) -> None:
+    """A curved shell below the head, the same in all slices."""
+    size, pixel = config.matrix, config.pixel_mm
+    head = np.argwhere(planes.max(axis=0) > -300)
+    if not len(head):
+        return
+    (top, left), (bottom, right) = head.min(0), head.max(0)
+    middle, centre = (left + right) / 2, (top + bottom) / 2
+    gap, wall = rng.uniform(4, 12) / pixel, rng.uniform(2, 5) / pixel
+    rows, columns = np.ogrid[:size, :size]
+    across = (columns - middle) / ((right - left) / 2 + gap)
+    down = (rows - centre) / ((bottom - top) / 2 + gap)
+    radius = np.hypot(across, down)
+    width = wall / ((right - left) / 2 + gap)
+    shell = (np.abs(radius - 1 - width / 2) < width / 2) & (down > rng.uniform(-0.2, 0.6))
+    planes[:, shell & (planes.max(axis=0) < -300)] = rng.uniform(-250, 250)
+
+
+def _noise(plane: np.ndarray, config: ScannerConfig, rng: Rng) -> np.ndarray:
+    """Correlated noise, stronger in the middle of the head than in the air."""
+    white = rng.standard_normal(plane.shape, dtype=np.float32)
+    grain = config.noise_grain_mm / config.pixel_mm
+    smooth = ndimage.gaussian_filter(white, grain, truncate=3)
+    smooth *= config.noise_hu / max(float(smooth.std()), 1e-6)
+    return smooth * np.where(plane > -500, 1.0, 0.4)
