@@ -76,18 +76,17 @@ def _not_a_head(pixels: np.ndarray, spacing: tuple[float, float]) -> str | None:
             continue
         for outline, least_bone in ((ring_inside(bone, 10.0, spacing), 0.0), (convex_hull(bone), 0.05)):
             inside = outline & ~bone
-            area = float(inside.sum()) * pixel_cm2
             soft = inside & (hu > -20.0) & (hu < 130.0)
-            if area < 15.0 or soft.sum() < 0.7 * inside.sum() or bone[outline].mean() < least_bone:
+            if not inside.any() or soft.sum() < 0.7 * inside.sum() or bone[outline].mean() < least_bone:
                 continue
             rows, columns = np.flatnonzero(outline.any(axis=1)), np.flatnonzero(outline.any(axis=0))
             size = max((rows[-1] - rows[0] + 1) * spacing[0], (columns[-1] - columns[0] + 1) * spacing[1])
-            if _SKULL_MM[0] <= size <= _SKULL_MM[1]:
+            if inside.sum() * pixel_cm2 >= 15.0 and _SKULL_MM[0] <= size <= _SKULL_MM[1]:
                 return None
-            odd_size = float(size)
+            odd_size = max(odd_size, float(size))
     if odd_size:
         return f"the ring of bone is {odd_size / 10:.0f} cm across; it is another part of the body, or the pixel spacing is wrong"
-    return "no slice shows brain within a skull"
+    return "no slice shows brain within a skull of 6 to 26 cm; it is another part of the body, or the pixel spacing is wrong"
 
 
 def geometry_warnings(ct: CTVolume) -> tuple[str, ...]:

@@ -1,0 +1,423 @@
+"""NIfTI, NRRD, MetaImage in any orientation; refusals; masks and segmentations on the scan's own grid."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from SAHLoRALib.ct import CTVolume, ct_from_image, mask_image, read_ct, read_label, write_image, write_segmentation
+from SAHLoRALib.errors import CaseError, OutputError, ScanError
+from small_heads import head_hu, head_image, points_of, write_series
+
+ORIENTATIONS = [(order, flips) for order in itertools.permutations(range(3)) for flips in itertools.product((False, True), repeat=3)]
+
+
+def _turned(image: sitk.Image, order: tuple[int, ...], flips: tuple[bool, ...]) -> sitk.Image:
+    """The same voxels at the same places, stored in another axis order."""
+    return sitk.Flip(sitk.PermuteAxes(image, order), flips, False)
+
+
+def _sheared(image: sitk.Image, degrees: float = 15.0) -> sitk.Image:
+    """The same slices as a tilted gantry takes them: rows and columns turned, stacked along z."""
+    angle = np.radians(degrees)
+    turned = sitk.Image(image)
+    turned.SetDirection((1, 0, 0, 0, np.cos(angle), 0, 0, -np.sin(angle), 1))
+    return turned
+
+
+def _affine(image: sitk.Image) -> np.ndarray:
+    matrix = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
+    return np.column_stack((matrix, image.GetOrigin()))
+
+
+def _physical(image: sitk.Image) -> np.ndarray:
+    """LPS mm of the set voxels, sorted."""
+    points = [image.TransformIndexToPhysicalPoint([int(i) for i in index[::-1]]) for index in np.argwhere(sitk.GetArrayViewFromImage(image))]
+    return np.array(sorted(tuple(np.round(p, 3) + 0.0) for p in points))
+
+
+@pytest.fixture(scope="module")
+def head() -> sitk.Image:
+    return head_image()
+
+
+@pytest.fixture
+def ct(head: sitk.Image) -> CTVolume:
+    return ct_from_image(head)
+
+
+def _some_mask(ct: CTVolume) -> np.ndarray:
+    mask = np.zeros(ct.shape, bool)
+    mask[4:6, 20:25, 10:13] = True
+    mask[7, 30, 25] = True
+    return mask
+
+
+def test_axial_array_runs_up_back_and_left(ct: CTVolume) -> None:
+    shape = ct.shape
+    points = points_of(ct.positions, shape[1:], ct.spacing, ct.row_direction, ct.column_direction)
+    np.testing.assert_array_equal(ct.hu, head_hu(points))
+    assert (np.diff(points[..., 2], axis=0) > 0).all()
+    assert (np.diff(points[..., 1], axis=1) > 0).all()
+    assert (np.diff(points[..., 0], axis=2) > 0).all()
+
+
+@pytest.mark.parametrize(("order", "flips"), ORIENTATIONS)
+def test_every_axis_order_gives_the_same_head_and_its_mask_returns_to_the_input_grid(
+    head: sitk.Image, ct: CTVolume, order: tuple[int, ...], flips: tuple[bool, ...]
+) -> None:
+    image = _turned(head, order, flips)
+    other = ct_from_image(image)
+    np.testing.assert_array_equal(other.hu, ct.hu)
+    np.testing.assert_allclose(other.positions, ct.positions)
+    assert other.spacing == ct.spacing
+    mask = mask_image(_some_mask(ct), other)
+    assert mask.GetSize() == image.GetSize()
+    assert mask.GetOrigin() == image.GetOrigin()
+    assert mask.GetSpacing() == image.GetSpacing()
+    assert mask.GetDirection() == image.GetDirection()
+    expected = sitk.GetArrayFromImage(_turned(mask_image(_some_mask(ct), ct), order, flips))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(mask), expected)
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".nii.gz", ".nii", ".mha"])
+@pytest.mark.parametrize(("order", "flips"), [((0, 1, 2), (False,) * 3), ((2, 0, 1), (True, False, True)), ((1, 2, 0), (False, True, True))])
+def test_files_of_every_kind_are_read_and_masks_lie_on_them_voxel_for_voxel(
+    tmp_path: Path, head: sitk.Image, ct: CTVolume, suffix: str, order: tuple[int, ...], flips: tuple[bool, ...]
+) -> None:
+    path = tmp_path / f"scan{suffix}"
+    sitk.WriteImage(_turned(head, order, flips), str(path))
+    other = read_ct(path)
+    np.testing.assert_array_equal(other.hu, ct.hu)
+    out = tmp_path / f"mask{suffix}"
+    write_segmentation(_some_mask(ct), other, out)
+    mask = sitk.ReadImage(str(out))
+    scan = sitk.ReadImage(str(path))
+    assert mask.GetSize() == scan.GetSize()
+    np.testing.assert_allclose(_affine(mask), _affine(scan), atol=1e-4)
+    np.testing.assert_allclose(_physical(mask), _physical(mask_image(_some_mask(ct), ct)), atol=2e-3)
+    np.testing.assert_array_equal(read_label(out, other), _some_mask(ct))
+    np.testing.assert_array_equal(read_label(out, ct), _some_mask(ct))  # the same scan in another axis order
+
+
+def test_oblique_scans_keep_their_direction(head: sitk.Image) -> None:
+    turned = sitk.Image(head)
+    angle = np.radians(12.0)
+    turned.SetDirection((np.cos(angle), -np.sin(angle), 0, np.sin(angle), np.cos(angle), 0, 0, 0, 1))
+    ct = ct_from_image(turned)
+    np.testing.assert_allclose(ct.row_direction, (np.cos(angle), np.sin(angle), 0), atol=1e-9)
+    assert ct.tilt_degrees == 0.0
+    assert mask_image(_some_mask(ct), ct).GetDirection() == turned.GetDirection()
+
+
+def test_tilt_in_an_nrrd_is_kept_in_the_header_to_the_letter(tmp_path: Path, head: sitk.Image) -> None:
+    path, out = tmp_path / "scan.nrrd", tmp_path / "mask.seg.nrrd"
+    sitk.WriteImage(_sheared(head), str(path))
+    ct = read_ct(path)
+    assert ct.tilt_degrees == pytest.approx(15.0)
+    np.testing.assert_allclose(ct.gaps_mm, 10.0 * np.cos(np.radians(15.0)))
+    write_segmentation(_some_mask(ct), ct, out)
+
+    def lines(file: Path) -> dict[str, str]:
+        header = file.read_bytes().split(b"\n\n")[0].decode()
+        return dict(line.split(": ") for line in header.splitlines() if ": " in line and ":=" not in line)
+
+    for key in ("space", "space directions", "space origin", "sizes"):
+        assert lines(out)[key] == lines(path)[key]
+    np.testing.assert_array_equal(read_label(out, ct), _some_mask(ct))
+
+
+def test_tilt_in_a_nifti_mask_stands_in_its_sform(tmp_path: Path, head: sitk.Image) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    ct = ct_from_image(_sheared(head))
+    for name in ("mask.nii.gz", "mask.nii"):
+        write_segmentation(_some_mask(ct), ct, tmp_path / name)
+        image = nibabel.load(tmp_path / name)
+        np.testing.assert_allclose(image.affine[:3], np.diag((-1, -1, 1)) @ _affine(mask_image(_some_mask(ct), ct)), atol=1e-4)
+        assert np.asarray(image.dataobj).sum() == _some_mask(ct).sum()
+        np.testing.assert_array_equal(read_label(tmp_path / name, ct), _some_mask(ct))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mask.nii", "mask.nii.gz"]
+
+
+@pytest.mark.parametrize("with_qform", [True, False])
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii"])
+def test_tilt_in_a_nifti_scan_is_read_from_its_sform(tmp_path: Path, head: sitk.Image, suffix: str, with_qform: bool) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    path = tmp_path / f"scan{suffix}"
+    expected = ct_from_image(_sheared(head))
+    affine = np.vstack((np.diag((-1, -1, 1)) @ _affine(_sheared(head)), (0, 0, 0, 1)))
+    image = nibabel.Nifti1Image(sitk.GetArrayFromImage(head).T, affine)
+    image.set_sform(affine, 1)
+    image.set_qform(affine if with_qform else None, 1 if with_qform else 0, strip_shears=True)
+    nibabel.save(image, path)
+    ct = read_ct(path)
+    np.testing.assert_array_equal(ct.hu, expected.hu)
+    np.testing.assert_allclose(ct.positions, expected.positions, atol=1e-4)
+    assert ct.tilt_degrees == pytest.approx(15.0, abs=1e-3)
+    write_segmentation(_some_mask(ct), ct, tmp_path / "mask.nii.gz")
+    np.testing.assert_allclose(nibabel.load(tmp_path / "mask.nii.gz").affine, affine, atol=1e-4)
+
+
+def test_slice_thickness_reaches_half_way_to_the_neighbours(ct: CTVolume) -> None:
+    heights = np.array([0.0, 4.0, 8.0, 9.0, 16.0])
+    positions = np.zeros((5, 3))
+    positions[:, 2] = heights
+    uneven = CTVolume(ct.hu[:5], positions, (0.5, 0.4), ct.row_direction, ct.column_direction, ct.storage)
+    np.testing.assert_allclose(uneven.slice_thicknesses, (4.0, 4.0, 2.5, 4.0, 7.0))
+    np.testing.assert_allclose(uneven.voxel_volumes_ml, np.array((4.0, 4.0, 2.5, 4.0, 7.0)) * 0.5 * 0.4 / 1000)
+    assert uneven.uneven
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------------------------------
+
+
+def _pixels(change: Callable[[np.ndarray], np.ndarray], spacing: tuple[float, float, float] | None = None) -> Callable[[], sitk.Image]:
+    def make() -> sitk.Image:
+        head = head_image()
+        image = sitk.GetImageFromArray(change(sitk.GetArrayFromImage(head).astype(np.float32)))
+        image.CopyInformation(head)
+        if spacing:
+            image.SetSpacing(spacing)
+        return image
+
+    return make
+
+
+def _with_nan(hu: np.ndarray) -> np.ndarray:
+    hu[3, 4, 5] = np.nan
+    return hu
+
+
+def _mr(hu: np.ndarray) -> np.ndarray:
+    brain = (hu > 0) & (hu < 100)
+    return np.where(brain, 600.0 + 5 * hu, 0.0)
+
+
+def _chest(points: np.ndarray) -> np.ndarray:
+    body = ((points[..., :2] / (82.0, 100.0)) ** 2).sum(-1) < 1
+    lungs = ((points[..., :2] / (64.0, 80.0)) ** 2).sum(-1) < 1
+    spine = ((points[..., :2] - (0.0, 60.0)) ** 2).sum(-1) < 18**2
+    return np.where(spine, 500.0, np.where(lungs, -850.0, np.where(body, 40.0, -1000.0)))
+
+
+def _four_dimensional() -> sitk.Image:
+    return sitk.JoinSeries([head_image(), head_image()])
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (_four_dimensional, "4 dimensions"),
+        (lambda: sitk.Compose([head_image()] * 3), "colour"),
+        (lambda: head_image()[:, :, 5], "single slice"),
+        (lambda: head_image()[:, :, 5:6], "only 1 slice;"),
+        (_pixels(lambda hu: hu * 0 - 1000), "empty"),
+        (_pixels(_with_nan), "NaN"),
+        (_pixels(_mr), "values of brain"),
+        (_pixels(lambda hu: np.clip((hu + 20) * 2.55, 0, 255)), "no bone|no air"),
+        (_pixels(lambda hu: hu + 1024), "rescale intercept"),
+        (_pixels(lambda hu: np.clip(hu, -1024, 80)), "no bone"),
+        (_pixels(lambda hu: (hu > 20) * 1.0), "Hounsfield"),
+        (_pixels(lambda hu: hu, (0.4, 0.4, 5.0)), "pixel spacing"),
+        (_pixels(lambda hu: hu, (12.0, 12.0, 5.0)), "pixel spacing"),
+        (lambda: head_image(hu=_chest), "head CT"),
+    ],
+    ids=["4D", "colour", "2D", "one slice", "empty", "NaN", "MR", "8 bit", "no offset", "windowed", "label", "small", "large", "chest"],
+)
+def test_what_is_no_head_ct_is_refused_with_one_sentence(make: Callable[[], sitk.Image], words: str) -> None:
+    with pytest.raises(ScanError, match=words) as caught:
+        ct_from_image(make(), source="scan.nrrd")
+    text = str(caught.value)
+    assert text.startswith("scan.nrrd: ")
+    assert "\n" not in text
+    assert text.endswith(".")
+
+
+def _craniotomy(points: np.ndarray) -> np.ndarray:
+    hu = head_hu(points)
+    hu[(hu == 1000.0) & (points[..., 0] > 10.0) & (abs(points[..., 1]) < 50.0)] = 20.0
+    return hu
+
+
+def _noisy(points: np.ndarray) -> np.ndarray:
+    return head_hu(points) + np.random.default_rng(0).normal(0, 25, points.shape[:-1])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: head_image(hu=_craniotomy),
+        lambda: head_image(hu=_noisy, size=(80, 96, 14), spacing=(2.2, 2.2, 10.0)),
+        lambda: head_image(size=(40, 48, 4), spacing=(4.5, 4.5, 12.0)),
+        lambda: head_image(hu=lambda p: head_hu(p * 1.8), size=(40, 48, 10), spacing=(2.5, 2.5, 8.0)),
+        lambda: head_image()[:, :, 8:],
+        _pixels(lambda hu: np.where(hu < -500, 0, hu)),
+        lambda: sitk.JoinSeries([head_image()]),
+        lambda: sitk.Cast(head_image(), sitk.sitkFloat64),
+    ],
+    ids=["craniotomy", "noise", "thick slices", "child", "upper half", "zeros around", "4D of one", "float64"],
+)
+def test_unusual_heads_pass(make: Callable[[], sitk.Image]) -> None:
+    assert ct_from_image(make()).hu.dtype == np.float32
+
+
+def _write(name: str, content: bytes) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        (folder / name).write_bytes(content)
+        return folder / name
+
+    return make
+
+
+def _cut(suffix: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        path = folder / f"scan{suffix}"
+        sitk.WriteImage(head_image(hu=_noisy), str(path))
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        return path
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda folder: folder / "gone.nii.gz", "does not exist"),
+        (_write("scan.nii.gz", b""), "empty"),
+        (_write("scan.nii.gz", b"hello, this is not an image" * 50), "cannot be read"),
+        (_write("scan.nii.gz", gzip.compress(b"nor is this" * 100)), "cannot be read"),
+        (_write("scan.docx", b"PK" * 500), "cannot be read"),
+        (_cut(".nrrd"), "cannot be read"),
+        (_cut(".nii"), "cannot be read"),
+        (_cut(".nii.gz"), "cannot be read"),
+        (_cut(".mha"), "cannot be read"),
+    ],
+    ids=["missing", "0 bytes", "text", "gzipped text", "other", "cut nrrd", "cut nii", "cut nii.gz", "cut mha"],
+)
+def test_unreadable_files_are_refused_with_one_sentence(tmp_path: Path, make: Callable[[Path], Path], words: str) -> None:
+    path = make(tmp_path)
+    with pytest.raises(ScanError, match=words) as caught:
+        read_ct(path)
+    assert path.name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_series_cannot_be_chosen_in_a_file(tmp_path: Path, head: sitk.Image) -> None:
+    sitk.WriteImage(head, str(tmp_path / "scan.nrrd"))
+    with pytest.raises(ScanError, match="no series"):
+        read_ct(tmp_path / "scan.nrrd", series="2")
+
+
+# --- labels and segmentations -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_segmentation_has_the_fields_that_slicer_reads(tmp_path: Path, ct: CTVolume) -> None:
+    path = tmp_path / "out.seg.nrrd"
+    write_segmentation(_some_mask(ct), ct, path, name="Bleed", color=(0.5, 0.25, 0.0))
+    header = path.read_bytes().split(b"\n\n")[0].decode()
+    fields = dict(line.split(":=", 1) for line in header.splitlines() if ":=" in line)
+    assert fields["Segment0_Name"] == "Bleed"
+    assert fields["Segment0_Color"] == "0.5 0.25 0"
+    assert fields["Segment0_LabelValue"] == "1"
+    assert fields["Segment0_Layer"] == "0"
+    assert fields["Segment0_Extent"] == "0 39 0 47 0 13"
+    assert "SCT^50960005^Hemorrhage" in fields["Segment0_Tags"]
+    assert fields["Segmentation_MasterRepresentation"] == "Binary labelmap"
+    assert "type: unsigned char" in header
+    assert "encoding: gzip" in header
+    np.testing.assert_array_equal(read_label(path, ct, segment="bleed"), _some_mask(ct))
+
+
+def _slicer_file(path: Path, ct: CTVolume, crop: bool) -> tuple[np.ndarray, np.ndarray]:
+    """A segmentation as Slicer writes it: two overlapping segments in two layers, cropped to what they cover."""
+    first, second = _some_mask(ct), np.zeros(ct.shape, bool)
+    second[5:8, 22:31, 11:20] = True
+    layers = [sitk.Cast(mask_image(m, ct), sitk.sitkUInt8) * v for m, v in ((first, 1), (second, 2))]
+    image = sitk.Compose(layers)
+    if crop:
+        image = image[8:27, 18:33, 3:9]
+    for n, (name, value, layer) in enumerate((("Blood", 1, 0), ("Ödem", 2, 1))):
+        image.SetMetaData(f"Segment{n}_ID", f"Segment_{n}")
+        image.SetMetaData(f"Segment{n}_Name", name)
+        image.SetMetaData(f"Segment{n}_LabelValue", str(value))
+        image.SetMetaData(f"Segment{n}_Layer", str(layer))
+    sitk.WriteImage(image, str(path))
+    return first, second
+
+
+@pytest.mark.parametrize("crop", [False, True])
+def test_segments_are_read_by_name_from_layers_and_reduced_extents(tmp_path: Path, ct: CTVolume, crop: bool) -> None:
+    path = tmp_path / "two.seg.nrrd"
+    first, second = _slicer_file(path, ct, crop)
+    np.testing.assert_array_equal(read_label(path, ct, "Blood"), first)
+    np.testing.assert_array_equal(read_label(path, ct, "Ödem"), second)
+    with pytest.raises(CaseError, match="Blood, Ödem"):
+        read_label(path, ct)
+    with pytest.raises(CaseError, match="no segment 'Tumour'"):
+        read_label(path, ct, "Tumour")
+
+
+def test_label_values_choose_a_structure(tmp_path: Path, ct: CTVolume) -> None:
+    labels = _some_mask(ct).astype(np.uint8)
+    labels[2] = 3
+    write_image(mask_image(labels, ct), tmp_path / "labels.nii.gz")
+    np.testing.assert_array_equal(read_label(tmp_path / "labels.nii.gz", ct), labels > 0)
+    np.testing.assert_array_equal(read_label(tmp_path / "labels.nii.gz", ct, "3"), labels == 3)
+    np.testing.assert_array_equal(read_label(tmp_path / "labels.nii.gz", None, "1"), labels == 1)
+    with pytest.raises(CaseError, match="no named segments"):
+        read_label(tmp_path / "labels.nii.gz", ct, "Blood")
+
+
+@pytest.mark.parametrize("change", ["shift", "spacing", "outside", "size"])
+def test_a_mask_of_another_grid_is_refused(tmp_path: Path, ct: CTVolume, change: str) -> None:
+    image = mask_image(_some_mask(ct), ct)
+    origin = np.array(image.GetOrigin())
+    if change == "shift":
+        image.SetOrigin(tuple(origin + np.array((2.0, 0, 0))))
+    elif change == "spacing":
+        image.SetSpacing((4.4, 4.5, 10.0))
+    elif change == "outside":
+        image.SetOrigin(tuple(origin + np.array((0, 0, 100.0))))
+    else:
+        image = sitk.Expand(image, (2, 2, 1))
+    write_image(image, tmp_path / "mask.nrrd")
+    with pytest.raises(CaseError, match="this very scan"):
+        read_label(tmp_path / "mask.nrrd", ct)
+
+
+def test_rounding_in_a_header_is_forgiven(tmp_path: Path, ct: CTVolume) -> None:
+    image = mask_image(_some_mask(ct), ct)
+    image.SetOrigin(tuple(np.array(image.GetOrigin()) + 0.01))
+    write_image(image, tmp_path / "mask.nrrd")
+    np.testing.assert_array_equal(read_label(tmp_path / "mask.nrrd", ct), _some_mask(ct))
+
+
+def test_a_mask_with_another_single_step_fits_a_scan_with_uneven_gaps(tmp_path: Path) -> None:
+    write_series(tmp_path / "dicom", np.concatenate((np.arange(-66.0, -10.0, 4.0), np.arange(-9.0, 66.0, 7.5))), tilt=15.0)
+    ct = read_ct(tmp_path / "dicom")
+    image = mask_image(_some_mask(ct), ct)
+    image.SetSpacing((*image.GetSpacing()[:2], 4.0))
+    write_image(image, tmp_path / "mask.nrrd")
+    np.testing.assert_array_equal(read_label(tmp_path / "mask.nrrd", ct), _some_mask(ct))
+
+
+def test_an_unreadable_mask_is_a_case_error(tmp_path: Path, ct: CTVolume) -> None:
+    with pytest.raises(CaseError, match="does not exist"):
+        read_label(tmp_path / "gone.nrrd", ct)
+    (tmp_path / "bad.nrrd").write_bytes(b"NRRD0004\n")
+    with pytest.raises(CaseError, match="cannot be read"):
+        read_label(tmp_path / "bad.nrrd", ct)
+
+
+def test_writing_to_a_bad_place_is_an_output_error_and_leaves_nothing(tmp_path: Path, ct: CTVolume) -> None:
+    with pytest.raises(OutputError, match="file type"):
+        write_segmentation(_some_mask(ct), ct, tmp_path / "mask.xyz")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="Cannot write"):
+        write_segmentation(_some_mask(ct), ct, tmp_path / "file" / "mask.nrrd")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
