@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from .dicom import SeriesInfo, choose_series, is_dicom, list_series, read_series
 from .errors import ScanError
 from .headcheck import check_head_ct
-from .images import mask_image, open_image, read_label, write_image, write_segmentation
+from .images import format_warnings, mask_image, open_image, read_label, write_image, write_segmentation
 from .volume import AIR_HU, CTVolume, Storage, volume_from_image
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Storage",
     "choose_series",
     "ct_from_image",
+    "format_warnings",
     "list_series",
     "mask_image",
     "read_ct",
@@ -39,7 +40,15 @@ def read_ct(path: Path | str, series: str | None = None) -> CTVolume:
     series: number, description or UID of the DICOM series to take; without it the axial soft-tissue head series is chosen.
     Raises ScanError, one sentence, for whatever is not a head CT in HU.
     """
-    path = Path(path)
+    try:
+        return _read(Path(path), series)
+    except OSError as error:
+        raise ScanError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except MemoryError as error:
+        raise ScanError(f"{path} is too large for the memory of this computer.") from error
+
+
+def _read(path: Path, series: str | None) -> CTVolume:
     if not path.exists():
         raise ScanError(f"{path} does not exist.")
     if path.is_dir():

@@ -71,19 +71,23 @@ def list_series(folder: Path | str) -> list[SeriesInfo]:
     files = [p for p in sorted(folder.rglob("*")) if not p.name.startswith(".") and p.name.upper() != "DICOMDIR" and p.is_file() and is_dicom(p)]
     if not files:
         raise ScanError(f"{folder} holds no DICOM files; give the folder of a head CT, or a .nii.gz or .nrrd file itself.")
-    groups: dict[tuple, list[Header]] = defaultdict(list)
+    groups: list[list[Header]] = []
     damaged: dict[str, list[Path]] = defaultdict(list)
     for path in files:
         header = read_header(path)
         if header is not None:
-            groups[header.group_key()].append(header)
+            group = next((g for g in groups if header.stacks_with(g[0])), None)
+            if group is None:
+                groups.append([header])
+            else:
+                group.append(header)
         elif (uid := damaged_ct(path)) is not None:
             damaged[uid].append(path)
     if not groups:
         broken = sum(map(len, damaged.values()))
         why = f"only CT files that are damaged or cut short ({broken})" if broken else "DICOM files but no images"
         raise ScanError(f"{folder} holds {why}; copy the scan again.")
-    found = [_describe(headers, tuple(damaged.get(headers[0].text("uid"), []) + damaged.get("", []))) for headers in groups.values()]
+    found = [_describe(headers, tuple(damaged.get(headers[0].text("uid"), []) + damaged.get("", []))) for headers in groups]
     return sorted(found, key=lambda s: (-s.usable, -s.score, -s.slices, s.number if s.number is not None else 10**9, s.uid))
 
 

@@ -73,11 +73,15 @@ class Header:
         normal = self.normal()
         return "unknown" if normal is None else ("sagittal", "coronal", "axial")[int(np.abs(normal).argmax())]
 
-    def group_key(self) -> tuple:
-        """Files that agree in this can be stacked: series, orientation, matrix and pixel size."""
-        orientation = self.numbers("orientation", 6)
-        rounded = tuple(round(v, 2) + 0.0 for v in orientation) if orientation else None
-        return self.text("uid"), rounded, self.text("rows"), self.text("columns"), self.numbers("pixel_spacing", 2)
+    def stacks_with(self, other: Header) -> bool:
+        """Whether two files agree in series, matrix, orientation and pixel size; one that lacks a number is no reason against it."""
+        if any(self.text(name) != other.text(name) for name in ("uid", "rows", "columns")):
+            return False
+        for name, count, tolerance in (("orientation", 6, 0.01), ("pixel_spacing", 2, 0.002)):
+            mine, theirs = self.numbers(name, count), other.numbers(name, count)
+            if mine is not None and theirs is not None and not np.allclose(mine, theirs, rtol=0.0, atol=tolerance):
+                return False
+        return True
 
 
 def is_dicom(path: Path) -> bool:

@@ -53,7 +53,7 @@ def mask_image(array: np.ndarray, ct: CTVolume) -> sitk.Image:
     """A canonical array (slices, rows, columns) as an image on exactly the input's own grid; bool becomes uint8."""
     if array.shape != ct.shape:
         raise ValueError(f"array {array.shape} is not on the grid of the scan {ct.shape}")
-    return ct.storage.image(array.astype(np.uint8) if array.dtype == bool else array)
+    return ct.storage.image(array.view(np.uint8) if array.dtype == bool else array)
 
 
 def write_image(image: sitk.Image, path: Path | str) -> None:
@@ -78,11 +78,18 @@ def write_segmentation(
     color: tuple[float, float, float] = (0.85, 0.12, 0.12),
 ) -> None:
     """Write a mask (slices, rows, columns) by suffix: .seg.nrrd as Slicer's segmentation, everything else as a label map of 0 and 1."""
-    image = mask_image(mask.astype(bool), ct)
+    image = mask_image(np.asarray(mask, bool), ct)
     if Path(path).name.lower().endswith(".seg.nrrd"):
         for key, value in _segment_fields(image, name, color).items():
             image.SetMetaData(key, value)
     write_image(image, path)
+
+
+def format_warnings(ct: CTVolume, path: Path | str) -> tuple[str, ...]:
+    """What a file of this kind cannot say about the scan, in words."""
+    if abs(ct.tilt_degrees) < 0.5 or not is_nifti(Path(path)):
+        return ()
+    return (f"{Path(path).name}: the gantry tilt stands in the sform of the NIfTI file, which Slicer and ITK do not use; for them write .nrrd.",)
 
 
 def _segment_fields(image: sitk.Image, name: str, color: tuple[float, float, float]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from SAHLoRALib.ct import CTVolume, ct_from_image, mask_image, read_ct, read_label, write_image, write_segmentation
+from SAHLoRALib.ct import CTVolume, ct_from_image, format_warnings, mask_image, read_ct, read_label, write_image, write_segmentation
 from SAHLoRALib.errors import CaseError, OutputError, ScanError
 from small_heads import head_hu, head_image, points_of, write_series
 
@@ -142,6 +142,8 @@ def test_tilt_in_a_nifti_mask_stands_in_its_sform(tmp_path: Path, head: sitk.Ima
         assert np.asarray(image.dataobj).sum() == _some_mask(ct).sum()
         np.testing.assert_array_equal(read_label(tmp_path / name, ct), _some_mask(ct))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mask.nii", "mask.nii.gz"]
+    assert "sform" in format_warnings(ct, "mask.nii.gz")[0]
+    assert format_warnings(ct, "mask.nrrd") == ()
 
 
 @pytest.mark.parametrize("with_qform", [True, False])

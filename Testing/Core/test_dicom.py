@@ -194,6 +194,14 @@ def test_descriptions_in_latin_letters_are_read(tmp_path: Path) -> None:
     assert read_ct(tmp_path).series == "series 2 “Schädel nativ”"
 
 
+def test_jitter_of_the_orientation_splits_no_series(tmp_path: Path) -> None:
+    def jitter(data: Dataset, k: int) -> None:
+        data.ImageOrientationPatient[4] = f"{0.945 + 1e-5 * (-1) ** k:.6f}"
+
+    write_series(tmp_path, EVEN, tilt=np.degrees(np.arccos(0.945)), change=jitter)
+    assert len(list_series(tmp_path)) == 1
+
+
 def test_a_slice_copied_twice_counts_once(tmp_path: Path) -> None:
     paths = write_series(tmp_path / "a", EVEN)
     shutil.copytree(tmp_path / "a", tmp_path / "copy")
@@ -226,6 +234,16 @@ def test_a_truncated_slice_is_refused(tmp_path: Path, damage: object) -> None:
         read_ct(tmp_path)
 
 
+def _without_one_spacing(data: Dataset, k: int) -> None:
+    if k == 5:
+        del data.PixelSpacing
+
+
+def _frames(data: Dataset, k: int) -> None:
+    data.NumberOfFrames = 2
+    data.PixelData = data.PixelData * 2
+
+
 def _two_at_one_place(data: Dataset, k: int) -> None:
     if k == 5:
         data.ImagePositionPatient[2] = EVEN[4]
@@ -236,6 +254,9 @@ def _two_at_one_place(data: Dataset, k: int) -> None:
     [
         ({"Modality": "MR"}, "not CT but MR"),
         ({"PixelSpacing": None}, "PixelSpacing is missing"),
+        ({"PixelSpacing": [0, 0]}, "impossible values"),
+        ({"change": _without_one_spacing}, "PixelSpacing is missing in 1 of 14"),
+        ({"change": _frames}, "multi-frame"),
         ({"ImagePositionPatient": None}, "ImagePositionPatient is missing"),
         ({"ImageOrientationPatient": None}, "ImageOrientationPatient is missing"),
         ({"RescaleIntercept": None, "RescaleSlope": None}, "rescale intercept"),
