@@ -1,0 +1,103 @@
+"""What there is in a mask: pieces with their true volumes, slices, extent; and the removal of specks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .ct import CTVolume
+from .slices import slice_areas_cm2
+
+
+@dataclass(frozen=True)
+class Component:
+    """One piece of haemorrhage. ml: its volume. slices: first and last, 1 is the lowest. centre_lps_mm: its centre of mass."""
+
+    ml: float
+    slices: tuple[int, int]
+    centre_lps_mm: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class SliceFinding:
+    """A slice with haemorrhage. slice: number from below, 1 is the lowest. index: in the file's own order, from 0. z_mm: height of its centre."""
+
+    slice: int
+    index: int
+    z_mm: float
+    area_cm2: float
+    ml: float
+
+
+def remove_specks(mask: np.ndarray, ct: CTVolume, smallest_ml: float) -> tuple[np.ndarray, tuple[Component, ...]]:
+    """The mask (slices, rows, columns) without pieces below smallest_ml, and the pieces that stay, the largest first.
+
+    Voxels belong together over faces, edges and corners. Volumes are those of the true slice positions.
+    """
+    from scipy import ndimage
+
+    result = np.zeros_like(mask)
+    box = bounding_box(mask)
+    if box is None:
+        return result, ()
+    labels, count = ndimage.label(mask[box], np.ones((3, 3, 3)))
+    where = np.nonzero(labels)
+    found = labels[where]
+    voxel_ml = ct.voxel_volumes_ml[where[0] + box[0].start]
+    ml = np.bincount(found, weights=voxel_ml, minlength=count + 1)
+    keep = ml >= smallest_ml * (1.0 - 1e-9)
+    keep[0] = False
+    result[box] = keep[labels]
+    pieces = []
+    ends = ndimage.find_objects(labels)
+    centres = [np.bincount(found, weights=voxel_ml * (axis + b.start), minlength=count + 1) for axis, b in zip(where, box, strict=True)]
+    for n in np.flatnonzero(keep):
+        at = [float(centre[n] / ml[n]) for centre in centres]
+        lps = _position(ct, at[0]) + at[1] * ct.spacing[0] * ct.column_direction + at[2] * ct.spacing[1] * ct.row_direction
+        extent = ends[n - 1][0]
+        first = box[0].start + extent.start + 1
+        pieces.append(Component(float(ml[n]), (first, first + extent.stop - extent.start - 1), (float(lps[0]), float(lps[1]), float(lps[2]))))
+    return result, tuple(sorted(pieces, key=lambda piece: -piece.ml))
+
+
+def slice_findings(mask: np.ndarray, ct: CTVolume) -> tuple[SliceFinding, ...]:
+    """The slices that hold some of the mask, from below."""
+    areas = slice_areas_cm2(mask, ct)
+    rows, columns = ct.shape[1:]
+    middle = (rows - 1) / 2 * ct.spacing[0] * ct.column_direction + (columns - 1) / 2 * ct.spacing[1] * ct.row_direction
+    flipped, last = ct.storage.flips[0], len(mask) - 1
+    return tuple(
+        SliceFinding(
+            slice=int(k) + 1,
+            index=int(last - k if flipped else k),
+            z_mm=float(ct.positions[k, 2] + middle[2]),
+            area_cm2=float(areas[k]),
+            ml=float(areas[k] * ct.slice_thicknesses[k] / 10.0),
+        )
+        for k in np.flatnonzero(areas)
+    )
+
+
+def extent_mm(mask: np.ndarray, ct: CTVolume) -> tuple[float, float, float] | None:
+    """Left–right, front–back and bottom–top mm of the mask's box in the slices' own axes, whole voxels; None where it is empty."""
+    box = bounding_box(mask)
+    if box is None:
+        return None
+    rows, columns = (b.stop - b.start for b in box[1:])
+    return float(columns * ct.spacing[1]), float(rows * ct.spacing[0]), float(ct.slice_thicknesses[box[0]].sum())
+
+
+def bounding_box(mask: np.ndarray) -> tuple[slice, slice, slice] | None:
+    """The smallest box that holds the mask, None where it is empty."""
+    held = [np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis))) for axis in range(3)]
+    if len(held[0]) == 0:
+        return None
+    start, stop = [int(h[0]) for h in held], [int(h[-1]) + 1 for h in held]
+    return slice(start[0], stop[0]), slice(start[1], stop[1]), slice(start[2], stop[2])
+
+
+def _position(ct: CTVolume, k: float) -> np.ndarray:
+    """(3,) LPS mm of voxel [k, 0, 0], between two slices too."""
+    numbers = np.arange(len(ct.positions))
+    return np.array([np.interp(k, numbers, ct.positions[:, axis]) for axis in range(3)])

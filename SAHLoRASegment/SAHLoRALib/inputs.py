@@ -1,0 +1,107 @@
+"""Which scans there are in what a user names: files, DICOM folders, folders of studies. One entry a scan, each with a name of its own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import SimpleITK as sitk
+
+from .dicom import is_dicom
+from .images import quiet_itk
+from .layouts import split_name
+
+_STUDY_UID = "0020|000d"
+#: Endings of file names that are not scans when a folder is looked through; named by itself, such a file is taken.
+_NOT_SCANS = re.compile(r"(^|[_\-. ])(mask|masks|seg|segmentation|label|labels|labelmap|probability|gt|roi)$", re.IGNORECASE)
+_LONGEST_NAME = 80
+#: Folders below the one that was named; a link that leads back up ends here.
+_DEEPEST = 8
+
+
+@dataclass(frozen=True)
+class ScanInput:
+    """path: a file or a DICOM folder. name: from the file's or folder's name, never from a DICOM header; no two in a call are alike."""
+
+    path: Path
+    name: str
+
+
+def find_inputs(paths: Iterable[Path | str]) -> list[ScanInput]:
+    """All scans in files and folders, in the order given; of a folder in the order of its names.
+
+    A folder with DICOM of one study (several series, in subfolders too) is one scan; with several studies, or with image files, it is looked
+    through, and masks (a_mask.nrrd, a.seg.nrrd) are left out. What does not exist or holds nothing stays: reading it says what is wrong.
+    """
+    found: list[tuple[Path, str]] = []
+    for given in paths:
+        path = Path(given).expanduser()
+        inside = _scans(path) if path.is_dir() else []
+        for scan in inside or [path]:
+            parts = scan.relative_to(path).parts if scan != path else ((path if path.name not in ("", "..") else path.resolve()).name,)
+            found.append((scan, "_".join(parts)))
+    named: list[ScanInput] = []
+    taken: set[str] = set()
+    seen: set[Path] = set()
+    for path, text in found:
+        if path.resolve() in seen:
+            continue
+        seen.add(path.resolve())
+        name = unique_name(scan_name(text), taken)
+        taken.add(name.lower())
+        named.append(ScanInput(path, name))
+    return named
+
+
+def scan_name(file_name: str) -> str:
+    """A file name without its suffix, with nothing in it that some system forbids in a folder's name."""
+    split = split_name(Path(file_name))
+    name = split[0] if split else file_name
+    name = re.sub(r"[^\w.+-]+", "_", name)[:_LONGEST_NAME].strip("._ ")
+    return name or "scan"
+
+
+def unique_name(name: str, taken: Iterable[str]) -> str:
+    """The name, or with _2, _3 … where it is taken (lower case)."""
+    taken = set(taken)
+    candidate, n = name, 1
+    while candidate.lower() in taken:
+        n += 1
+        candidate = f"{name}_{n}"
+    return candidate
+
+
+def _scans(folder: Path, depth: int = 0) -> list[Path]:
+    """The scans in a folder; [folder] where it is one study itself, nothing where it holds none."""
+    entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    files = [p for p in entries if p.is_file()]
+    images = [p for p in files if (split := split_name(p)) and split[1] != ".seg.nrrd" and not _NOT_SCANS.search(split[0])]
+    if not images and any(is_dicom(p) for p in files if p.name.upper() != "DICOMDIR"):
+        return [folder]
+    inside = {p: scans for p in entries if depth < _DEEPEST and p.is_dir() and (scans := _scans(p, depth + 1))}
+    if not images and inside and all(scans == [p] for p, scans in inside.items()) and _is_one_study(list(inside)):
+        return [folder]
+    return sorted([*images, *(scan for scans in inside.values() for scan in scans)])
+
+
+def _is_one_study(folders: list[Path]) -> bool:
+    """Whether the DICOM series in these folders were taken in one examination."""
+    studies = {_study(folder) for folder in folders}
+    return len(studies) == 1 and None not in studies
+
+
+def _study(folder: Path) -> str | None:
+    first = next((p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith(".") and is_dicom(p)), None)
+    if first is None:
+        return None
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(first))
+    reader.SetImageIO("GDCMImageIO")
+    try:
+        with quiet_itk():
+            reader.ReadImageInformation()
+        return str(reader.GetMetaData(_STUDY_UID)).strip() or None
+    except RuntimeError:
+        return None
