@@ -1,0 +1,120 @@
+"""Where and how exactly the network computes: device, precision, threads, each with the reason said.
+
+"auto" takes CUDA, then MPS, then the CPU. What is asked for by name and is not there is refused; nothing falls back silently.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .errors import ConfigError
+
+DEVICES = ("auto", "cuda", "mps", "cpu")
+PRECISIONS = ("auto", "bf16", "float32")
+
+
+@dataclass(frozen=True)
+class Compute:
+    """device: to put tensors on. bf16: convolutions run in bfloat16 (autocast); weights, sums and losses stay float32. reason: a line for the log."""
+
+    device: torch.device
+    bf16: bool
+    reason: str
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """The context for a forward pass."""
+        if not self.bf16:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+
+def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
+    """device: auto, cuda, cuda:1, mps or cpu. precision: auto, bf16 or float32; auto is bf16 where the hardware multiplies in it.
+
+    Raises ConfigError for names that are unknown and for hardware that is not there.
+    """
+    chosen, why = _choose_device(device)
+    if precision not in PRECISIONS:
+        raise ConfigError(f"Unknown precision {precision!r}; known are {', '.join(PRECISIONS)}.")
+    has_bf16, unit = bf16_support(chosen)
+    if precision == "bf16" and not has_bf16:
+        raise ConfigError(f"bf16 was asked for, but {unit}; use precision auto or float32.")
+    bf16 = has_bf16 and precision != "float32"
+    why_so = unit if precision == "auto" else "as asked"
+    how = f"{'bf16' if bf16 else 'float32'} ({why_so})"
+    return Compute(chosen, bf16, f"Computing on {chosen} ({why}) in {how}.")
+
+
+def bf16_support(device: torch.device) -> tuple[bool, str]:
+    """Whether the device multiplies in bfloat16 by itself, and in words why or why not. Emulated bf16 is slower than float32 and does not count."""
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+        return native, f"{torch.cuda.get_device_name(device)} {'has' if native else 'has no'} bf16 units"
+    if device.type == "mps":
+        return False, "bf16 is not used on Apple's GPUs"
+    found = sorted(_cpu_features() & {"avx512_bf16", "amx_bf16"})
+    if found and torch.backends.mkldnn.is_available():
+        return True, f"the processor has {' and '.join(found)}"
+    return False, "the processor has neither avx512_bf16 nor amx_bf16"
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Compute on this many CPU threads within the block; 0 leaves PyTorch's choice."""
+    before = torch.get_num_threads()
+    try:
+        if count:
+            torch.set_num_threads(count)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """The most memory that this process had, in MB: of the GPU's where it computes there, else resident. 0 where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    try:
+        import resource
+        import sys
+    except ImportError:  # Windows
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
+
+
+def _choose_device(name: str) -> tuple[torch.device, str]:
+    kind, _, index = name.lower().partition(":")
+    if kind not in DEVICES or (index and (kind != "cuda" or not index.isdecimal())):
+        raise ConfigError(f"Unknown device {name!r}; known are {', '.join(DEVICES)} and cuda:N.")
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if kind == "cuda" and not cuda:
+        raise ConfigError("The device cuda was asked for, but PyTorch finds no CUDA GPU; use device auto or cpu.")
+    if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
+        raise ConfigError(f"There is no device {name}; PyTorch finds {torch.cuda.device_count()} CUDA GPU(s), counted from 0.")
+    if kind == "mps" and not mps:
+        raise ConfigError("The device mps was asked for, but PyTorch finds no Apple GPU; use device auto or cpu.")
+    if kind != "auto":
+        return torch.device(name.lower()), "as asked"
+    if cuda:
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))), f"found {torch.cuda.get_device_name()}"
+    if mps:
+        return torch.device("mps"), "found Apple's GPU"
+    return torch.device("cpu"), "no GPU found"
+
+
+def _cpu_features() -> set[str]:
+    """Names of the processor's instruction sets, as Linux spells them."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("flags"):
+                return set(line.split(":", 1)[1].split())
+    # Elsewhere (Windows) PyTorch knows. The names came with PyTorch 2.4 and later.
+    asks = {"avx512_bf16": "_is_avx512_bf16_supported", "amx_bf16": "_is_amx_tile_supported"}
+    return {feature for feature, ask in asks.items() if getattr(torch.cpu, ask, lambda: False)()}

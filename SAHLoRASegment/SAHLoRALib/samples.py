@@ -1,0 +1,209 @@
+"""The slices that training draws from: read once, resampled to the network's pixels, kept small, drawn in a fixed order.
+
+A slice is kept as int16 HU and as uint8 share of blood (255 = all of the pixel), 3 bytes a pixel: about 0.1 MB. What does not fit the memory that is
+allowed lies in files and is mapped. `draw` gives the slices of a step as a pure function of seed and step, so a resumed training goes on
+exactly where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from .errors import CaseError, SAHLoRAError
+from .events import Events
+from .slices import PixelGrid, head_window, mask_to_network, network_size, to_network
+from .volume import AIR_HU, CTVolume
+
+#: What training takes as a case: an object with `read() -> (CTVolume, mask)` such as `cases.Case`, a function like that, or the pair itself.
+Readable = Any
+
+
+@dataclass(frozen=True, eq=False)
+class CachedCase:
+    """One scan on the network's pixels; only slices that hold head or blood.
+
+    hu: (n, H, W) int16, HU. blood: (n, H, W) uint8, share of the pixel that the mask covers, 255 = all. pixel_ml: (n,) mL of one pixel.
+    """
+
+    name: str
+    hu: Tensor
+    blood: Tensor
+    pixel_ml: Tensor
+
+    @property
+    def target(self) -> Tensor:
+        """(n, H, W) bool: the mask, where it covers at least half of the pixel."""
+        return self.blood >= 128
+
+    @property
+    def positive(self) -> Tensor:
+        """(n,) bool: slices with blood on at least one pixel."""
+        return self.target.flatten(1).any(dim=1)
+
+
+class SliceCache:
+    """Cases on one network grid. `positives` and `negatives` are (case, slice) pairs in the order of the cases."""
+
+    def __init__(self, cases: Iterable[CachedCase], grid: PixelGrid) -> None:
+        self.cases = tuple(cases)
+        self.grid = grid
+        index = [(c, k, bool(positive)) for c, case in enumerate(self.cases) for k, positive in enumerate(case.positive)]
+        self.positives = [(c, k) for c, k, positive in index if positive]
+        self.negatives = [(c, k) for c, k, positive in index if not positive]
+
+    @classmethod
+    def read(
+        cls,
+        cases: Iterable[Readable],
+        grid: PixelGrid,
+        *,
+        memory_gb: float = 4.0,
+        spill: Path | None = None,
+        events: Events | None = None,
+        stage: str = "reading cases",
+    ) -> SliceCache:
+        """Read every case once. memory_gb: what may lie in memory; the rest is mapped from files in the folder `spill` (kept in memory without one).
+
+        Raises the cases' own errors, named by case.
+        """
+        events = events or Events()
+        cases = list(cases)
+        held: list[CachedCase] = []
+        used = 0
+        for number, case in enumerate(cases):
+            events.check_cancel()
+            events.progress(stage, number, len(cases), case_name(case, number))
+            cached = cache_case(case, grid, number)
+            size = cached.hu.nbytes + cached.blood.nbytes
+            if spill is not None and used + size > memory_gb * 1e9:
+                cached = _mapped(cached, spill / f"{stage.replace(' ', '-')}-{number:05}")
+            else:
+                used += size
+            held.append(cached)
+        events.progress(stage, len(cases), len(cases))
+        return cls(held, grid)
+
+    def __len__(self) -> int:
+        return len(self.positives) + len(self.negatives)
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits over names, slices and masks: a checkpoint is not continued on other cases."""
+        sha = hashlib.sha256()
+        for case in self.cases:
+            sha.update(f"{case.name} {tuple(case.hu.shape)}".encode())
+            sha.update(case.blood.flatten(1).sum(dim=1, dtype=torch.int64).numpy().tobytes())
+            sha.update(case.hu.flatten(1).sum(dim=1, dtype=torch.int64).numpy().tobytes())
+        return sha.hexdigest()[:16]
+
+    def draw(self, seed: int, step: int, batch: int, positive_share: float) -> list[tuple[int, int]]:
+        """The (case, slice) pairs of a step, positive and negative alternating; a pure function of its arguments.
+
+        Positives come round in shuffled passes, negatives in passes of their own. Where there are no slices of a kind, the other fills the batch.
+        """
+        wanted = min(batch, max(1, round(batch * positive_share))) if positive_share > 0 else 0
+        if not self.negatives:
+            wanted = batch
+        elif not self.positives:
+            wanted = 0
+        drawn = [
+            [slices[_shuffled(len(slices), i, seed, kind)] for i in range(step * count, (step + 1) * count)]
+            for kind, (slices, count) in enumerate(((self.positives, wanted), (self.negatives, batch - wanted)))
+        ]
+        # Spread evenly, so that any part of the batch (a process's share) has both kinds.
+        places = sorted(((i + 0.5) / len(group), kind, pair) for kind, group in enumerate(drawn) for i, pair in enumerate(group))
+        return [pair for _, _, pair in places]
+
+    def gather(self, pairs: list[tuple[int, int]]) -> tuple[Tensor, Tensor, Tensor]:
+        """hu (n, 1, H, W) float32, HU; blood (n, 1, H, W) float32 in [0, 1]; sizes (n, 2) rows and columns of each before padding with air."""
+        sizes = torch.tensor([self.cases[c].hu.shape[1:] for c, _ in pairs])
+        rows, columns = (int(v) for v in sizes.max(dim=0).values)
+        hu = torch.full((len(pairs), 1, rows, columns), AIR_HU)
+        blood = torch.zeros((len(pairs), 1, rows, columns))
+        for i, (c, k) in enumerate(pairs):
+            h, w = self.cases[c].hu.shape[1:]
+            hu[i, 0, :h, :w] = self.cases[c].hu[k]
+            blood[i, 0, :h, :w] = self.cases[c].blood[k]
+        return hu, blood.div_(255.0), sizes
+
+    def require_blood(self) -> None:
+        """Raise CaseError where there is nothing to learn from."""
+        if not self.cases:
+            raise CaseError("There are no cases to train on.")
+        if not self.positives:
+            raise CaseError(f"None of the {len(self.cases)} training cases has blood in its mask; check the masks and the chosen segment.")
+
+
+def case_name(case: Readable, number: int) -> str:
+    """The case's own name, or its number from 1."""
+    return str(getattr(case, "case", None) or getattr(case, "name", None) or f"case {number + 1}")
+
+
+def cache_case(case: Readable, grid: PixelGrid, number: int = 0) -> CachedCase:
+    """Read one case onto the network's pixels. Raises the case's own errors, CaseError for a mask of another shape."""
+    name = case_name(case, number)
+    ct, mask = _read(case)
+    if mask.shape != ct.shape:
+        raise CaseError(f"Case {name}: the mask has the shape {mask.shape}, the scan {ct.shape}; they must lie on one grid.")
+    head = head_window(ct)
+    slices = np.union1d(np.asarray(head.slices, dtype=int), np.flatnonzero(mask.any(axis=(1, 2))))
+    rows, columns = network_size(ct, grid, head)
+    hu = to_network(ct, grid, slices, head)[:, 0, :rows, :columns]
+    blood = mask_to_network(mask, ct, grid, head, slices)[:, 0, :rows, :columns]
+    pixel_ml = torch.from_numpy(ct.slice_thicknesses[slices] * grid.pixel_mm**2 / 1000.0)
+    return CachedCase(name, hu.round().to(torch.int16), (blood * 255).round().to(torch.uint8), pixel_ml)
+
+
+def seeded(seed: int, *parts: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator for one place of the work, for instance (seed, step, slice); places do not overlap."""
+    state = int(np.random.SeedSequence((seed, *parts)).generate_state(1, np.uint64)[0]) >> 1
+    return torch.Generator(device).manual_seed(state)
+
+
+def _shuffled(count: int, i: int, seed: int, kind: int) -> int:
+    """Element i of an endless sequence of passes over range(count), each pass in an order of its own."""
+    turn, place = divmod(i, count)
+    key = (count, seed, kind, turn)
+    if key not in _orders:
+        if len(_orders) > 8:
+            _orders.clear()
+        _orders[key] = torch.randperm(count, generator=seeded(seed, 1, kind, turn)).tolist()
+    return _orders[key][place]
+
+
+_orders: dict[tuple[int, int, int, int], list[int]] = {}
+
+
+def _read(case: Readable) -> tuple[CTVolume, np.ndarray]:
+    if isinstance(case, tuple):
+        return case[0], case[1]
+    reader: Callable[[], tuple[CTVolume, np.ndarray]] = case.read if hasattr(case, "read") else case
+    return reader()
+
+
+def _mapped(case: CachedCase, path: Path) -> CachedCase:
+    """The same case with its arrays in files."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        arrays = []
+        for tensor, suffix in ((case.hu, ".hu"), (case.blood, ".blood")):
+            file = path.with_suffix(suffix)
+            tensor.numpy().tofile(file)
+            arrays.append(torch.from_file(str(file), shared=False, size=tensor.numel(), dtype=tensor.dtype).view(tensor.shape))
+    except OSError as error:
+        raise SAHLoRAError(f"Slices cannot be kept in {path.parent}: {error.strerror or error}. Free some space or allow more memory.") from error
+    return CachedCase(case.name, arrays[0], arrays[1], case.pixel_ml)
+
+
+def padded(hu: Tensor, multiple: int) -> Tensor:
+    """(n, H, W) HU → (n, 1, H', W') float32, padded with air on the right and at the bottom to a multiple."""
+    rows, columns = hu.shape[1:]
+    return pad(hu[:, None].float(), (0, -columns % multiple, 0, -rows % multiple), value=AIR_HU)

@@ -1,0 +1,371 @@
+"""Training: pre-train a base, fine-tune named modules, or train an adapter, with one configuration and one loop.
+
+    result = fit(TrainingConfig(strategy="adapter"), train_cases, validation_cases, base, folder)
+    save_model(result, "asah-cp-lora.safetensors")
+
+Every step is a pure function of the weights, the seed and the step's number, and the whole state lies in one checkpoint: a training that was
+cancelled or killed goes on where it stopped and ends, on the CPU, with the same weights to the bit.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .adapters import attach, is_adapted, trainable_parameters
+from .augment import augment
+from .checkpoint import check_same_training, read_checkpoint, write_checkpoint
+from .device import Compute, choose_compute, peak_memory_mb, threads
+from .errors import Cancelled, CaseError, ConfigError, ModelError, SAHLoRAError
+from .events import Events
+from .loss import segmentation_loss
+from .network import MultiViewUnet
+from .parallel import Group, pool_norms, process_group, unpool_norms
+from .samples import Readable, SliceCache
+from .strategies import StillBatchNorm2d, select_parameters
+from .training_config import TrainingConfig
+from .validation import Score, validate
+from .weights import ModelInfo, load_network, save_adapter, save_base
+
+__all__ = ["FitResult", "TrainingConfig", "fit", "save_model"]
+
+
+@dataclass(frozen=True, eq=False)
+class FitResult:
+    """network: on the CPU in evaluation mode with the best weights, its adapter attached and not merged.
+
+    config: as it was run (network and grid are the base's). history: one entry an epoch: epoch, step, loss, learning_rate, seconds, and from
+    validation dice, soft_dice, threshold, best_dice, false_ml. best: the validation that chose the weights; None without validation cases.
+    threshold: for the probability. trainable: how many numbers learnt. seconds: of all sittings together. stopped_early: patience ran out.
+    """
+
+    network: MultiViewUnet
+    config: TrainingConfig
+    base: ModelInfo | None
+    history: list[dict[str, Any]]
+    best: Score | None
+    best_step: int
+    threshold: float
+    steps: int
+    trainable: int
+    seconds: float
+    peak_memory_mb: float
+    stopped_early: bool
+    notes: tuple[str, ...] = field(default=())
+
+
+def fit(
+    config: TrainingConfig,
+    train_cases: SliceCache | Iterable[Readable],
+    validation_cases: SliceCache | Iterable[Readable] = (),
+    base: ModelInfo | None = None,
+    folder: Path | str = "run",
+    events: Events | None = None,
+    *,
+    resume: bool = True,
+    context: Mapping[str, Any] | None = None,
+) -> FitResult:
+    """Train; the state lies in `folder`, and the same call goes on from there (resume=False starts anew).
+
+    train_cases, validation_cases: cases as `samples.SliceCache.read` takes them, or caches on the base's grid. base: needed for every strategy but
+    "scratch". context: goes with the metric events (run, fold). Under torchrun every process calls this with the same cases.
+
+    Raises ConfigError, CaseError, ModelError; SAHLoRAError when the loss is not a number; Cancelled after a checkpoint.
+    """
+    events = events or Events()
+    if config.strategy == "scratch":
+        base = None
+    elif base is None:
+        raise ConfigError(f"The strategy {config.strategy} fine-tunes a base, but none was given; name one, or use the strategy scratch.")
+    else:
+        config = replace(config, network=base.network, grid=base.grid)
+    compute = choose_compute(config.device, config.precision)
+    backend = "nccl" if compute.device.type == "cuda" else "gloo"
+    with threads(config.threads), process_group(backend) as group:
+        if config.batch % group.size:
+            raise ConfigError(f"The batch of {config.batch} slices cannot be spread over {group.size} processes; use a multiple.")
+        if not group.leads:
+            events = Events()
+        events.log(compute.reason + (f" {group.size} processes share the batch." if group.size > 1 else ""))
+        train = _cached(train_cases, config, Path(folder), events, "reading training cases")
+        validation = _cached(validation_cases, config, Path(folder), events, "reading validation cases")
+        train.require_blood()
+        with _Run(config, train, validation, base, Path(folder), events, compute, group, dict(context or {})) as run:
+            run.restore() if resume else None
+            return run.train_all()
+
+
+def save_model(
+    result: FitResult,
+    path: Path | str,
+    *,
+    metrics: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+    description: str = "",
+    licence: str = "Apache-2.0",
+) -> ModelInfo:
+    """Write what was trained: an adapter, a fine-tuned network or a base. metrics and training are added to what the result knows itself."""
+    told = {
+        "config": result.config.as_dict(), "steps": result.steps, "best_step": result.best_step, "trainable": result.trainable,
+        "seconds": round(result.seconds, 1), "peak_memory_mb": round(result.peak_memory_mb), "notes": list(result.notes), **(training or {}),
+    }  # fmt: skip
+    measured = ({"validation": result.best.as_dict()} if result.best else {}) | dict(metrics or {})
+    common = {"training": told, "metrics": measured, "description": description, "licence": licence, "threshold": result.threshold}
+    if is_adapted(result.network):
+        assert result.base is not None
+        return save_adapter(result.network, result.config.adapter, path, base=result.base, **common)  # type: ignore[arg-type]
+    if result.base is None:
+        return save_base(result.network, path, grid=result.config.grid, **common)  # type: ignore[arg-type]
+    origin = {"kind": "finetuned", "base_digest": result.base.digest, "base_name": result.base.name}
+    return save_base(result.network, path, grid=result.config.grid, **origin, **common)  # type: ignore[arg-type]
+
+
+class _Run:
+    """One training. What learns is in `moving` (parameters, and statistics of the BatchNorms that follow); nothing else ever changes."""
+
+    def __init__(
+        self, config: TrainingConfig, train: SliceCache, validation: SliceCache, base: ModelInfo | None, folder: Path, events: Events,
+        compute: Compute, group: Group, context: dict[str, Any],
+    ) -> None:  # fmt: skip
+        self.config, self.train, self.validation, self.base, self.folder = config, train, validation, base, folder
+        self.events, self.compute, self.group, self.context = events, compute, group, context
+        self.network = _prepared(config, base).to(compute.device)
+        pool_norms(self.network, group)
+        self.parameters = [p for _, p in trainable_parameters(self.network)]
+        self.moving = _moving(self.network)
+        self.optimiser = torch.optim.AdamW(self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+        self.average = {name: t.detach().clone() for name, t in self.moving.items()} if config.ema else {}
+        self.best_weights: dict[str, Tensor] = {}
+        self.steps_per_epoch = config.steps_per_epoch or max(1, math.ceil(len(train.positives) / max(1, round(config.batch * config.positive_share))))
+        self.total = config.steps or config.epochs * self.steps_per_epoch
+        self.step = 0
+        self.best: Score | None = None
+        self.best_step = 0
+        self.stopped = False
+        self.history: list[dict[str, Any]] = []
+        self.losses: list[float] = []  # of the epoch that is going on
+        self.seconds_before = 0.0
+        self.start = self.saved_at = time.monotonic()
+
+    def __enter__(self) -> _Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        unpool_norms(self.network)
+
+    # ── the loop ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def train_all(self) -> FitResult:
+        if self.step == 0:
+            self.events.log(
+                f"Training {sum(p.numel() for p in self.parameters):,} numbers ({self.config.what}) on {len(self.train.positives)} slices with and "
+                f"{len(self.train.negatives)} without blood of {len(self.train.cases)} cases: {self.total} steps."
+            )
+        self.network.train()
+        while self.step < self.total and not self.stopped:
+            self._check_cancel()
+            loss = self._one_step()
+            self.step += 1
+            self.losses.append(loss)
+            self.events.metric("loss", loss, self.step, **self.context)
+            self.events.progress("training", self.step, self.total, f"epoch {1 + (self.step - 1) // self.steps_per_epoch}, step {self.step}")
+            if self.step % self.steps_per_epoch == 0 or self.step == self.total:
+                self._end_epoch()
+                self._save()
+            elif time.monotonic() - self.saved_at > self.config.checkpoint_seconds:
+                self._save()
+        return self._result()
+
+    def _one_step(self) -> float:
+        config = self.config
+        learning_rate = config.rate_at(self.step, self.total)
+        for settings in self.optimiser.param_groups:
+            settings["lr"] = learning_rate
+        part = self.group.share(config.batch)
+        pairs = self.train.draw(config.seed, self.step, config.batch, config.positive_share)[part]
+        hu, blood, sizes = self.train.gather(pairs)
+        seeds = [(config.seed, 2, self.step, i) for i in range(config.batch)][part]
+        device = self.compute.device
+        batch = augment(hu.to(device), blood.to(device), sizes, seeds, config.crop, config.grid.window, config.augmentation)
+        with self.compute.autocast():
+            logits = self.network(batch.image.contiguous(memory_format=torch.channels_last))
+        loss = segmentation_loss(logits, batch.target, batch.weight, config.loss, self.group.pool)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise SAHLoRAError(
+                f"The loss is not a number at step {self.step + 1} (learning rate {learning_rate:g}); train again with a learning rate of "
+                f"{config.learning_rate / 10:g}, or with precision float32."
+            )
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.group.add_gradients(self.parameters)
+        if config.clip:
+            nn.utils.clip_grad_norm_(self.parameters, config.clip)
+        self.optimiser.step()
+        if config.ema:
+            decay = min(config.ema, (1 + self.step) / (10 + self.step))  # a young average forgets its start quickly
+            with torch.no_grad():
+                for name, tensor in self.moving.items():
+                    average = self.average[name]
+                    average.lerp_(tensor, 1 - decay) if average.is_floating_point() else average.copy_(tensor)
+        return value
+
+    def _end_epoch(self) -> None:
+        """Validate when it is time, keep the best weights, decide about stopping early."""
+        epoch = math.ceil(self.step / self.steps_per_epoch)
+        entry: dict[str, Any] = {
+            "epoch": epoch, "step": self.step, "loss": sum(self.losses) / max(1, len(self.losses)),
+            "learning_rate": self.config.rate_at(self.step - 1, self.total), "seconds": round(self.seconds, 1),
+        }  # fmt: skip
+        self.losses = []
+        if self.validation.cases and (epoch % self.config.validate_every == 0 or self.step == self.total):
+            score = self._validate()
+            entry |= score.as_dict()
+            for name in ("dice", "soft_dice", "false_ml"):
+                if not math.isnan(getattr(score, name)):
+                    self.events.metric(f"val_{name}", getattr(score, name), self.step, **self.context)
+            if self.best is None or _goodness(score) > _goodness(self.best):
+                self.best, self.best_step = score, self.step
+                self.best_weights = {name: t.detach().to("cpu", copy=True) for name, t in self._shipped().items()}
+            waited = sum(1 for e in self.history if "dice" in e and e["step"] > self.best_step) + (self.step > self.best_step)
+            self.stopped = bool(self.config.patience) and waited >= self.config.patience
+            self.events.log(
+                f"epoch {epoch}, step {self.step}: loss {entry['loss']:.3f}, validation Dice {score.dice:.3f} (soft {score.soft_dice:.3f}"
+                + (f", false {score.false_ml:.1f} mL" if not math.isnan(score.false_ml) else "")
+                + f"), best {self.best.dice:.3f} at step {self.best_step}"
+            )
+        self.history.append(entry)
+
+    def _validate(self) -> Score:
+        """On the averaged weights where there are some; the network goes on from its own. A cancel request waits for the epoch's end."""
+        own = {name: t.detach().clone() for name, t in self.moving.items()}
+        self._put(self._shipped())
+        self.network.eval()
+        try:
+            return validate(self.network, self.validation, self.compute, batch=max(1, self.config.batch), group=self.group)[0]
+        finally:
+            self._put(own)
+            self.network.train()
+
+    def _shipped(self) -> dict[str, Tensor]:
+        return self.average or self.moving
+
+    def _put(self, values: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, tensor in self.moving.items():
+                tensor.copy_(values[name])
+
+    def _result(self) -> FitResult:
+        self._put(self.best_weights or self._shipped())
+        unpool_norms(self.network)
+        threshold = self.best.threshold if self.best else (self.base.threshold if self.base else 0.5)
+        return FitResult(
+            self.network.cpu().eval(), self.config, self.base, self.history, self.best, self.best_step or self.step, threshold, self.step,
+            sum(p.numel() for p in self.parameters), self.seconds, peak_memory_mb(self.compute.device), self.stopped,
+            (self.compute.reason,),
+        )  # fmt: skip
+
+    # ── cancel and resume ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _check_cancel(self) -> None:
+        if self.group.any(self.events.cancel_requested, self.compute.device):
+            self._save()
+            raise Cancelled(f"Cancelled at step {self.step} of {self.total}. The same command goes on from there ({self.folder}).")
+
+    @property
+    def seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.start
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same for a training to go on."""
+        return {
+            "config": self.config.identity(),
+            "base": self.base.digest if self.base else None,
+            "training cases": self.train.fingerprint(),
+            "validation cases": self.validation.fingerprint(),
+        }
+
+    def _save(self) -> None:
+        self.saved_at = time.monotonic()
+        if not self.group.leads:
+            return
+        tensors = {f"weights.{name}": t for name, t in self.moving.items()}
+        tensors |= {f"average.{name}": t for name, t in self.average.items()}
+        tensors |= {f"best.{name}": t for name, t in self.best_weights.items()}
+        for number, state in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{number}.{name}": t for name, t in state.items()}
+        state = {
+            "identity": self._identity(), "step": self.step, "best": asdict(self.best) if self.best else None, "best_step": self.best_step,
+            "stopped": self.stopped, "history": self.history, "losses": self.losses, "seconds": self.seconds,
+        }  # fmt: skip
+        write_checkpoint(self.folder, tensors, state)
+
+    def restore(self) -> None:
+        """Go on from the folder's checkpoint, if there is one. Raises ConfigError when it belongs to another training, ModelError."""
+        found = read_checkpoint(self.folder)
+        if found is None:
+            return
+        tensors, state = found
+        check_same_training(self.folder, state["identity"], self._identity())
+        groups: dict[str, dict[str, Tensor]] = {"weights": {}, "average": {}, "best": {}, "optimiser": {}}
+        for name, tensor in tensors.items():
+            group, _, rest = name.partition(".")
+            groups[group][rest] = tensor
+        if set(groups["weights"]) != set(self.moving) or set(groups["average"]) != set(self.average):
+            raise ModelError(f"The checkpoint in {self.folder} does not fit the network; delete it to start the training anew.")
+        self._put(groups["weights"])
+        for name, tensor in self.average.items():
+            tensor.copy_(groups["average"][name])
+        self.best_weights = groups["best"]
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in groups["optimiser"].items():
+            number, _, slot = name.partition(".")
+            slots.setdefault(int(number), {})[slot] = tensor
+        self.optimiser.load_state_dict({"state": slots, "param_groups": self.optimiser.state_dict()["param_groups"]})
+        self.step, self.best_step, self.stopped = state["step"], state["best_step"], state["stopped"]
+        self.best = Score(**state["best"]) if state["best"] else None
+        self.history, self.losses, self.seconds_before = state["history"], state["losses"], state["seconds"]
+        self.events.log(f"Going on from the checkpoint at step {self.step} of {self.total} in {self.folder}.")
+
+
+def _prepared(config: TrainingConfig, base: ModelInfo | None) -> MultiViewUnet:
+    """The network at the start, with what learns set free and all else frozen, BatchNorm statistics too."""
+    if base is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            return MultiViewUnet(config.network)
+    network = load_network(base)[0]
+    if config.strategy == "adapter":
+        attach(network, config.adapter, config.seed)
+    else:
+        select_parameters(network, config.modules)
+    return network
+
+
+def _moving(network: nn.Module) -> dict[str, Tensor]:
+    """All that training changes, live, by its name in the network."""
+    moving: dict[str, Tensor] = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    for name, layer in network.named_modules():
+        if isinstance(layer, nn.BatchNorm2d) and not isinstance(layer, StillBatchNorm2d):
+            moving |= {f"{name}.{part}": buffer for part, buffer in layer.named_buffers()}
+    return moving
+
+
+def _cached(cases: SliceCache | Iterable[Readable], config: TrainingConfig, folder: Path, events: Events, stage: str) -> SliceCache:
+    if not isinstance(cases, SliceCache):
+        return SliceCache.read(cases, config.grid, memory_gb=config.memory_gb, spill=folder / "slices", events=events, stage=stage)
+    if cases.grid != config.grid:
+        raise CaseError(f"The slices are on the grid {cases.grid}, the network works on {config.grid}; read the cases again.")
+    return cases
+
+
+def _goodness(score: Score) -> float:
+    """Dice; without any case with blood, little false blood."""
+    return -score.false_ml if math.isnan(score.dice) else score.dice

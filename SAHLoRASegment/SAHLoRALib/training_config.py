@@ -1,0 +1,159 @@
+"""`TrainingConfig`: all settings of a training, checked. The command line's flags, Slicer's job file and the model's header are made from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from .adapters import AdapterConfig
+from .augment import Augmentation
+from .device import DEVICES, PRECISIONS
+from .errors import ConfigError
+from .loss import LOSSES
+from .network import NetworkConfig
+from .slices import PixelGrid
+from .strategies import strategy_modules
+
+SCHEDULES = ("cosine", "constant")
+
+#: Settings that say how, not what: a checkpoint goes on when they differ.
+_FREE = ("device", "threads", "memory_gb", "checkpoint_seconds")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Settings of `training.fit`.
+
+    strategy: "scratch"; "adapter"; or standard fine-tuning of "all", "encoder", "multiview", "bottleneck", "decoder", "head" or a set such as
+    "decoder+head". Only the BatchNorms of fine-tuned modules follow the batches; all others keep the base's statistics.
+    adapter: for the strategy adapter. network, grid: for scratch; otherwise they are the base's.
+    learning_rate: Adam's, 1e-3 as in the laboratory; adapters of few parameters (CP) take up to 5e-3, fine-tuning of all modules rather 3e-4.
+    schedule: "cosine" rises over the first part `warm_up` of the steps and falls to a hundredth; "constant" stays.
+    weight_decay: AdamW's. clip: largest norm of the gradient, 0 for none. ema: decay of the running average of the weights that is validated and
+    kept, 0 for none.
+    epochs: passes over the slices with blood; steps: overrides them; steps_per_epoch: between validations, instead of one such pass.
+    batch: slices of a step, over all processes. positive_share: of them with blood. crop: rows and columns of a training slice in network pixels.
+    augmentation: see `augment`. loss: soft Dice, cross-entropy or both. seed: of everything that is drawn.
+    precision, device, threads: see `device`; threads 0 leaves PyTorch's choice.
+    patience: validations without a better Dice until the training stops, 0 for never. validate_every: epochs.
+    memory_gb: for cached slices; the rest is mapped from files. checkpoint_seconds: between checkpoints, beside those at every epoch's end.
+    """
+
+    strategy: str = "adapter"
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    grid: PixelGrid = field(default_factory=PixelGrid)
+    learning_rate: float = 1e-3
+    schedule: str = "cosine"
+    warm_up: float = 0.05
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    ema: float = 0.999
+    epochs: int = 40
+    steps: int | None = None
+    steps_per_epoch: int | None = None
+    batch: int = 8
+    positive_share: float = 0.5
+    crop: tuple[int, int] = (208, 176)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    loss: str = "dice+ce"
+    seed: int = 0
+    precision: str = "auto"
+    device: str = "auto"
+    threads: int = 0
+    patience: int = 10
+    validate_every: int = 1
+    memory_gb: float = 4.0
+    checkpoint_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.strategy not in ("scratch", "adapter"):
+            strategy_modules(self.strategy)
+        for name, known in (("schedule", SCHEDULES), ("loss", LOSSES), ("precision", PRECISIONS)):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"Unknown {name} {getattr(self, name)!r}; known are {', '.join(known)}.")
+        if self.device.partition(":")[0] not in DEVICES:
+            raise ConfigError(f"Unknown device {self.device!r}; known are {', '.join(DEVICES)} and cuda:N.")
+        ranges: dict[str, tuple[float, float]] = {
+            "learning_rate": (1e-9, 10), "warm_up": (0, 0.9), "weight_decay": (0, 10), "clip": (0, 1e9), "ema": (0, 0.99999),
+            "positive_share": (0, 1), "memory_gb": (0, 1e6), "checkpoint_seconds": (0, 1e9),
+        }  # fmt: skip
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+                raise ConfigError(f"{name} must be a number between {low:g} and {high:g}, not {value!r}.")
+        counts = {"epochs": 1, "batch": 1, "validate_every": 1, "seed": 0, "patience": 0, "threads": 0, "steps": 1, "steps_per_epoch": 1}
+        for name, low in counts.items():
+            value = getattr(self, name)
+            if value is None and name in ("steps", "steps_per_epoch"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise ConfigError(f"{name} must be a whole number of at least {low}, not {value!r}.")
+        if len(self.crop) != 2 or not all(isinstance(n, int) and n >= 16 for n in self.crop):
+            raise ConfigError(f"crop must be two whole numbers of at least 16, rows and columns, not {self.crop!r}.")
+        object.__setattr__(self, "crop", tuple(self.crop))
+        multiple = self.network.multiple
+        if any(n % multiple for n in self.crop):
+            raise ConfigError(f"crop must be a multiple of {multiple} for a network of {self.network.levels} levels, not {self.crop}.")
+        if self.grid.multiple % multiple:
+            object.__setattr__(self, "grid", replace(self.grid, multiple=math.lcm(self.grid.multiple, multiple)))
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The modules that learn or are adapted."""
+        if self.strategy == "adapter":
+            return self.adapter.modules
+        return strategy_modules("all" if self.strategy == "scratch" else self.strategy)
+
+    @property
+    def what(self) -> str:
+        """A few words for logs and tables."""
+        if self.strategy == "adapter":
+            return f"{self.adapter.method}, rank {self.adapter.rank}"
+        return "from scratch" if self.strategy == "scratch" else f"fine-tuning {self.strategy}"
+
+    def rate_at(self, step: int, total: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        if self.schedule == "constant":
+            return self.learning_rate
+        rise = max(1, round(self.warm_up * total))
+        if step < rise:
+            return self.learning_rate * (step + 1) / rise
+        fall = (step - rise) / max(1, total - rise)
+        return self.learning_rate * (0.01 + 0.99 * (1 + math.cos(math.pi * fall)) / 2)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON; see `from_dict`."""
+        values = asdict(self)
+        values |= {"adapter": self.adapter.as_dict(), "network": self.network.as_dict(), "crop": list(self.crop)}
+        values["grid"] = asdict(self.grid) | {"window": list(self.grid.window)}
+        return values
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree with: all but the settings that say how."""
+        values = {name: value for name, value in self.as_dict().items() if name not in _FREE}
+        if self.strategy != "adapter":
+            values.pop("adapter")
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainingConfig:
+        """The opposite of `as_dict`; what is left out keeps its default. Raises ConfigError for unknown or wrong entries."""
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ConfigError(f"Unknown training setting {', '.join(unknown)}; known are {', '.join(sorted(known))}.")
+        given = dict(values)
+        try:
+            for name, kind in (("network", NetworkConfig), ("grid", PixelGrid), ("augmentation", Augmentation)):
+                if isinstance(given.get(name), Mapping):
+                    given[name] = kind(**given[name])
+            if isinstance(given.get("adapter"), Mapping):
+                given["adapter"] = AdapterConfig.from_dict(given["adapter"])
+            if "crop" in given:
+                given["crop"] = tuple(given["crop"])
+            return cls(**given)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"A training setting is of the wrong kind: {error}.") from error

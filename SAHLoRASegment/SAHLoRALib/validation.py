@@ -1,0 +1,121 @@
+"""How good a network is on whole cases, on the network's own pixels: quick enough to be asked after every epoch.
+
+The figures in a model's card come from `evaluation` on the scan's pixels; these here choose weights, threshold and the end of training.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from .device import Compute
+from .events import Events
+from .parallel import Group
+from .samples import SliceCache, padded
+from .slices import normalise
+
+#: Thresholds that are tried, in hundredths.
+THRESHOLDS = tuple(round(0.30 + 0.05 * i, 2) for i in range(9))
+
+
+@dataclass(frozen=True)
+class CaseScore:
+    """dice: thresholded, one for each of THRESHOLDS; soft_dice: on probabilities. false_ml: at 0.5, outside the mask. true_ml: the mask's."""
+
+    name: str
+    dice: tuple[float, ...]
+    soft_dice: float
+    true_ml: float
+    false_ml: float
+
+
+@dataclass(frozen=True)
+class Score:
+    """Means over the cases with blood (NaN when there are none). dice: at 0.5. best_dice: at `threshold`, the best of THRESHOLDS.
+
+    false_ml: mean over the cases without blood, NaN when there are none.
+    """
+
+    dice: float
+    soft_dice: float
+    threshold: float
+    best_dice: float
+    false_ml: float
+    cases: int
+
+    def as_dict(self) -> dict[str, float]:
+        """JSON: NaN becomes None."""
+        return {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in asdict(self).items()}  # type: ignore[misc]
+
+
+def validate(
+    network: nn.Module,
+    cache: SliceCache,
+    compute: Compute,
+    *,
+    batch: int = 8,
+    group: Group | None = None,
+    events: Events | None = None,
+) -> tuple[Score, list[CaseScore]]:
+    """Dice of every case; `network` is in evaluation mode. Several processes share the cases."""
+    group = group or Group()
+    events = events or Events()
+    sums = torch.zeros(len(cache.cases), 5 + 2 * len(THRESHOLDS), dtype=torch.float64)
+    with torch.inference_mode(), parametrize.cached():
+        for number in range(group.rank, len(cache.cases), group.size):
+            if group.size == 1:
+                events.check_cancel()
+            sums[number] = _case_sums(network, cache, number, compute, batch)
+    sums = group.add(sums.to(compute.device, torch.float32 if compute.device.type == "mps" else torch.float64)).cpu().double()
+    scores = [_case_score(case.name, row) for case, row in zip(cache.cases, sums, strict=True)]
+    return summary(scores), scores
+
+
+def summary(scores: list[CaseScore]) -> Score:
+    """The means; the threshold nearest to 0.5 among equally good ones."""
+    bleeding = [s for s in scores if s.true_ml > 0]
+    clean = [s.false_ml for s in scores if s.true_ml == 0]
+    means = [_mean([s.dice[t] for s in bleeding]) for t in range(len(THRESHOLDS))]
+    half = THRESHOLDS.index(0.5)
+    best = max(range(len(THRESHOLDS)), key=lambda t: (means[t], -abs(t - half))) if bleeding else half
+    return Score(means[half], _mean([s.soft_dice for s in bleeding]), THRESHOLDS[best], means[best], _mean(clean), len(scores))
+
+
+def _case_sums(network: nn.Module, cache: SliceCache, number: int, compute: Compute, batch: int) -> Tensor:
+    """[true mL, false mL, Σpg, Σp, Σg, then for each threshold overlap and predicted pixels]."""
+    case = cache.cases[number]
+    half = THRESHOLDS.index(0.5)
+    result = torch.zeros(5 + 2 * len(THRESHOLDS), dtype=torch.float64)
+    rows, columns = case.hu.shape[1:]
+    for start in range(0, len(case.hu), batch):
+        part = slice(start, start + batch)
+        image = normalise(padded(case.hu[part], cache.grid.multiple), cache.grid.window).to(compute.device)
+        with compute.autocast():
+            logits = network(image.contiguous(memory_format=torch.channels_last))
+        p = torch.sigmoid(logits[:, 0, :rows, :columns].float())
+        g = case.target[part].to(compute.device)
+        ml = case.pixel_ml[part].to(compute.device, torch.float32)
+        sums = [(g.sum(dim=(1, 2)) * ml).sum(), ((p > THRESHOLDS[half]) & ~g).sum(dim=(1, 2)).mul(ml).sum(), p[g].sum(), p.sum(), g.sum()]
+        for threshold in THRESHOLDS:
+            m = p > threshold
+            sums += [(m & g).sum(), m.sum()]
+        result += torch.stack([s.float() for s in sums]).cpu().double()
+    return result
+
+
+def _case_score(name: str, sums: Tensor) -> CaseScore:
+    true_ml, false_ml, overlap, predicted, annotated, *counts = sums.tolist()
+    dice = tuple(_dice(counts[2 * t], counts[2 * t + 1], annotated) for t in range(len(THRESHOLDS)))
+    return CaseScore(name, dice, _dice(overlap, predicted, annotated), true_ml, false_ml)
+
+
+def _dice(overlap: float, predicted: float, annotated: float) -> float:
+    return 2 * overlap / (predicted + annotated) if predicted + annotated else 1.0
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
