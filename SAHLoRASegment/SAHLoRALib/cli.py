@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
+import inspect
 import io
 import itertools
 import json
@@ -36,7 +37,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "segment": ("segment", "segment haemorrhage on head CT: mask, volumes, report, picture"),
     "models": ("models", "list the models at hand, or describe one"),
     "cases check": ("cases_check", "read a case table's scans and masks and say all that is wrong"),
+    "train": ("train", "adapt a base to your own annotated cases"),
     "evaluate": ("evaluate", "compare predicted masks with annotations, by patient and volume"),
+    "pretrain": ("pretrain", "train a base from scratch"),
+    "phantom": ("phantom", "make synthetic head CT with annotated haemorrhage"),
+    "demo": ("demo", "the main job in a minute, on a synthetic case"),
 }
 
 
@@ -123,9 +128,11 @@ def _parse(module: ModuleType, name: str, rest: list[str], events: Events) -> An
     import tyro
 
     told = io.StringIO()
+    # A command whose settings are another room's says with DETAILS what they mean.
+    description = "\n\n".join(inspect.cleandoc(text) for text in (module.Arguments.__doc__ or "", *getattr(module, "DETAILS", ())))
     try:
         with contextlib.redirect_stderr(told):
-            return tyro.cli(module.Arguments, prog=f"sahlora {name}", args=rest)
+            return tyro.cli(module.Arguments, prog=f"sahlora {name}", description=description, args=rest)
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 2
         sys.stderr.write(told.getvalue())
@@ -168,18 +175,22 @@ def _with_job(arguments: list[str]) -> list[str]:
 
 
 def _job_arguments(job: dict[str, Any], positionals: list[str]) -> list[str]:
-    """JSON as flags: numbers and text as they are, true and false as --flag and --no-flag, lists as several values; null is left out."""
+    """JSON as flags: numbers and text as they are, true and false as --flag and --no-flag, lists as several values.
+
+    {"adapter": {"rank": 8}} becomes --adapter.rank=8; null is left out.
+    """
     flags: list[str] = []
     for key, value in job.items():
         flag = f"--{key.replace('_', '-')}"
         if key in positionals or value is None:
             continue
         if isinstance(value, bool):
-            flags.append(flag if value else f"--no-{flag[2:]}")
+            group, dot, last = flag[2:].rpartition(".")
+            flags.append(flag if value else f"--{group}{dot}no-{last}")
         elif isinstance(value, list):
             flags += [flag, *(str(item) for item in value)]
         elif isinstance(value, dict):
-            flags += _job_arguments(value, [])  # a group of settings, whose flags bear no prefix
+            flags += _job_arguments({f"{key}.{inner}": item for inner, item in value.items()}, [])
         else:
             flags.append(f"{flag}={value}")
     first: list[str] = []

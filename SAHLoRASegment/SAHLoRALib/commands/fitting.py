@@ -1,0 +1,130 @@
+"""What pretrain and train share: cases and their check, validation patients, the training itself, and the model that comes out."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+from ..errors import CaseError, ConfigError
+from ..events import Events
+from .common import Common
+
+if TYPE_CHECKING:
+    from ..cases import CaseTable
+    from ..training_config import TrainingConfig
+    from ..weights import ModelInfo
+
+#: What the column split may say of a validation case.
+_VALIDATION = ("validation", "valid", "val")
+#: What is kept for validation where nothing is said, and from how many patients on.
+DEFAULT_SHARE, FEWEST_PATIENTS = 0.2, 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingArguments(Common):
+    """Which cases are learnt from, and where the model goes."""
+
+    cases: tyro.conf.Positional[Path]
+    """cases.csv (case, image, mask, patient, site), or a folder of cases; a column split keeps test cases out and names validation cases."""
+    name: str
+    """Of the model that comes out."""
+    validation: Path | None = None
+    """Case table that chooses the best weights and the threshold, other patients than those trained on."""
+    validation_share: float | None = None
+    """Share of the patients kept for validation instead, stratified by volume, the same at every call; without it a fifth of five and more."""
+    segment: str | None = None
+    """Which segment or label is haemorrhage, where a row does not say."""
+    folder: Path | None = None
+    """Folder of the model; without it your own model folder, where sahlora segment finds it."""
+    run: Path | None = None
+    """Folder of the unfinished training, runs/NAME without it."""
+    fresh: bool = False
+    """Start anew where an unfinished training lies in the run folder."""
+    description: str = ""
+    """A sentence about the model, for its header."""
+
+
+def train_and_save(command: str, arguments: TrainingArguments, settings: TrainingConfig, base: ModelInfo | None, events: Events) -> int:
+    """Check the cases, train, write the model; returns 0. Raises SAHLoRAError."""
+    from ..catalogue import user_folder
+    from ..checkpoint import FILE_NAME
+    from ..training import fit, save_model
+    from ..weights import model_path
+
+    leads = int(os.environ.get("RANK", "0")) == 0  # of torchrun's processes the one that speaks and writes
+    if not leads:
+        events = Events(cancel_file=arguments.cancel_file)
+    path = model_path(arguments.folder or user_folder(), arguments.name)
+    run = arguments.run or Path("runs") / arguments.name
+    if path.exists() and not (run / FILE_NAME).exists():
+        raise ConfigError(f"There is a model {path} already; choose another name or remove it.")
+    training, validation = chosen_cases(arguments, events)
+    events.log(f"{len(training)} training cases, {len(validation)} validation cases; {f'base {base.name}' if base else 'from scratch'}.")
+    result = fit(settings, training, validation, base, run, events, resume=not arguments.fresh)
+    if not leads:
+        return 0
+    told = {"cases": len(training), "validation_cases": len(validation), "patients": len(training.patients)}
+    info = save_model(result, path, training=told, description=arguments.description)
+    best = f", validation Dice {result.best.best_dice:.3f} at threshold {result.threshold:g}" if result.best else ""
+    arguments.say(f"{info.name}: {result.config.what}, {result.trainable:,} numbers, {result.steps} steps{best}\n{path}")
+    events.result(
+        command=command,
+        model=str(path),
+        name=info.name,
+        digest=info.digest,
+        steps=result.steps,
+        trainable=result.trainable,
+        seconds=result.seconds,
+        validation=result.best.as_dict() if result.best else None,
+        threshold=result.threshold,
+        stopped_early=result.stopped_early,
+    )
+    return 0
+
+
+def chosen_cases(arguments: TrainingArguments, events: Events) -> tuple[CaseTable, CaseTable]:
+    """Training and validation cases, all checked, no patient in both. Raises CaseError that names every case with a problem."""
+    from ..case_check import patient_volumes, require_usable
+    from ..cases import CaseTable
+    from ..folds import split_validation
+
+    table = CaseTable.read(arguments.cases, arguments.segment)
+    other = CaseTable.read(arguments.validation, arguments.segment) if arguments.validation else None
+    share = arguments.validation_share
+    if share is not None and not 0.0 <= share <= 0.5:
+        raise ConfigError(f"validation_share must lie between 0 and 0.5, not at {share:g}.")
+    if other is not None and share:
+        raise ConfigError("Give either a validation table or a validation_share, not both.")
+    for warning in table.warnings:
+        events.log(warning, "warning")
+    findings = table.check(events, other)
+    require_usable([*findings, *(other.check(events) if other is not None else ())])
+    usable = table.where(lambda case: case.split != "test")
+    if len(usable) == 0:
+        raise CaseError(f"All cases of {arguments.cases} are test cases; there is none to train on.")
+    if other is not None:
+        return usable, other
+    named = usable.where(lambda case: case.split in _VALIDATION)
+    if len(named) and not share:
+        return usable.where(lambda case: case.split not in _VALIDATION), named
+    if share is None:
+        share = DEFAULT_SHARE if len(usable.patients) >= FEWEST_PATIENTS else 0.0
+    if share == 0.0:
+        return usable, usable.where(lambda case: False)
+    volumes = patient_volumes(usable, findings)
+    judge: list[str] = []
+    # Patients with and without haemorrhage apart: judged by patients without any, the network that sees nothing would be the best.
+    for with_blood in (True, False):
+        part = {patient: ml for patient, ml in volumes.items() if (ml > 0) == with_blood}
+        if with_blood or len(part) >= FEWEST_PATIENTS:
+            judge += split_validation(part, share, settings_seed(arguments))[1]
+    return usable.of_patients([p for p in usable.patients if p not in judge]), usable.of_patients(judge)
+
+
+def settings_seed(arguments: TrainingArguments) -> int:
+    """The training's seed decides about the validation patients too."""
+    return int(getattr(getattr(arguments, "settings", None), "seed", 0))

@@ -1,0 +1,192 @@
+"""Several scans in one call."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from SAHLoRALib.batch import Outputs, ScanResult, exit_code, segment_batch
+from SAHLoRALib.catalogue import Catalogue
+from SAHLoRALib.ct import CTVolume, read_ct, read_label
+from SAHLoRALib.errors import Cancelled, OutputError
+from SAHLoRALib.evaluation import read_probability
+from SAHLoRALib.events import Events
+from SAHLoRALib.inputs import ScanInput, find_inputs, scan_name
+from SAHLoRALib.segmenter import SegmentConfig, Segmenter
+from tiny_scans import BLEED, VOXEL_ML, box, save_dicom, save_models, save_scan
+
+
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
+    folder = tmp_path_factory.mktemp("models")
+    save_models(folder)
+    return Segmenter.load("tbi-base", "none", SegmentConfig(precision="float32", device="cpu"), Catalogue([folder]))
+
+
+class Watch(Events):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[dict[str, object]] = []
+
+    def _emit(self, event: str, **fields: object) -> None:
+        self.seen.append({"event": event, **fields})
+
+
+def summary(folder: Path) -> list[dict[str, str]]:
+    with (folder / "summary.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def names(*paths: Path) -> list[str]:
+    return [scan.name for scan in find_inputs(paths)]
+
+
+def test_each_scan_gets_a_folder_and_a_line_and_a_bad_one_stops_nobody(segmenter: Segmenter, tmp_path: Path) -> None:
+    save_scan(tmp_path / "in" / "a.nii.gz", BLEED)
+    (tmp_path / "in" / "b.nrrd").write_bytes(b"NRRD0004\nnothing")
+    save_scan(tmp_path / "in" / "c.nrrd")
+    events = Watch()
+    results = segment_batch(segmenter, find_inputs([tmp_path / "in"]), Outputs(tmp_path / "out"), events)
+    assert [(r.scan.name, r.ok) for r in results] == [("a", True), ("b", False), ("c", True)] and exit_code(results) == 1
+    rows = summary(tmp_path / "out")
+    assert [row["status"] for row in rows] == ["ok", "failed", "ok"]
+    assert float(rows[0]["total_ml"]) == pytest.approx(90 * VOXEL_ML) and float(rows[2]["total_ml"]) == 0
+    assert "b.nrrd" in rows[1]["error"] and rows[1]["total_ml"] == "" and rows[0]["model_digest"] == segmenter.base.digest
+    ct = read_ct(tmp_path / "in" / "a.nii.gz")
+    assert np.array_equal(read_label(tmp_path / "out" / "a" / "mask.nrrd", ct), box(BLEED))
+    assert {p.name for p in (tmp_path / "out" / "a").iterdir()} == {"mask.nrrd", "report.json", "montage.png"}
+    assert not (tmp_path / "out" / "b").exists()
+    assert any(e["event"] == "log" and "b.nrrd" in str(e["message"]) for e in events.seen)
+    done = [float(str(e["done"])) for e in events.seen if e["event"] == "progress"]
+    assert done == sorted(done) and done[-1] == 3 and {e["total"] for e in events.seen if e["event"] == "progress"} == {3}
+
+
+@pytest.mark.parametrize("ending", ["nrrd", "nii.gz", "seg.nrrd"])
+def test_mask_probability_and_scan_lie_on_one_grid_in_every_format(segmenter: Segmenter, tmp_path: Path, ending: str) -> None:
+    path = save_scan(tmp_path / "a.nrrd", BLEED)
+    outputs = Outputs(tmp_path / "out", ending, probability=True, keep_ct=True)  # type: ignore[arg-type]
+    segment_batch(segmenter, find_inputs([path]), outputs)
+    plain = "nii.gz" if ending == "nii.gz" else "nrrd"
+    folder = tmp_path / "out" / "a"
+    ct = read_ct(path)
+    kept = sitk.ReadImage(str(folder / f"ct.{plain}"))
+    assert np.array_equal(sitk.GetArrayFromImage(kept), sitk.GetArrayFromImage(sitk.ReadImage(str(path)))) and kept.GetPixelID() == sitk.sitkInt16
+    assert np.array_equal(read_label(folder / f"mask.{ending}", ct), box(BLEED))
+    assert np.array_equal(read_probability(folder / f"probability.{plain}", ct) >= 0.5, box(BLEED))
+    if ending == "seg.nrrd":
+        assert sitk.ReadImage(str(folder / "mask.seg.nrrd")).GetMetaData("Segment0_Name") == "Haemorrhage"
+
+
+def test_results_of_an_earlier_call_do_not_stay_beside_the_new(segmenter: Segmenter, tmp_path: Path) -> None:
+    path = save_scan(tmp_path / "a.nrrd", BLEED)
+    segment_batch(segmenter, find_inputs([path]), Outputs(tmp_path / "out", probability=True, keep_ct=True))
+    (tmp_path / "out" / "a" / "notes.txt").write_text("mine")
+    segment_batch(segmenter, find_inputs([path]), Outputs(tmp_path / "out", "nii.gz"))
+    assert {p.name for p in (tmp_path / "out" / "a").iterdir()} == {"mask.nii.gz", "report.json", "montage.png", "notes.txt"}
+    path.write_bytes(b"NRRD0004\nnothing")
+    segment_batch(segmenter, find_inputs([path]), Outputs(tmp_path / "out"))
+    assert {p.name for p in (tmp_path / "out" / "a").iterdir()} == {"notes.txt"} and summary(tmp_path / "out")[0]["status"] == "failed"
+
+
+def test_another_scan_of_the_same_name_keeps_its_results(segmenter: Segmenter, tmp_path: Path) -> None:
+    first, second = save_scan(tmp_path / "p1" / "ct.nrrd", BLEED), save_scan(tmp_path / "p2" / "ct.nrrd")
+    for path in (first, second, first):
+        segment_batch(segmenter, find_inputs([path]), Outputs(tmp_path / "out"))
+    sources = {p.parent.name: json.loads(p.read_text())["source"] for p in (tmp_path / "out").glob("*/report.json")}
+    assert sources == {"ct": str(first), "ct_2": str(second)}
+
+
+def test_an_error_that_nobody_foresaw_stops_nobody_either(segmenter: Segmenter, tmp_path: Path) -> None:
+    good, bad = save_scan(tmp_path / "a.nrrd"), save_scan(tmp_path / "b.nrrd")
+
+    def read(path: Path, series: str | None) -> CTVolume:
+        if path == bad:
+            raise ZeroDivisionError("inside a library")
+        return read_ct(path)
+
+    results = segment_batch(segmenter, find_inputs([bad, good]), Outputs(tmp_path / "out"), read=read)
+    assert [r.ok for r in results] == [False, True] and "bug" in results[0].error and "ZeroDivisionError" in results[0].error
+    log = Path(results[0].error.split("details are in ")[1].split(". Please")[0])
+    assert "Traceback" in log.read_text()
+    log.unlink()
+
+
+def test_cancel_keeps_what_was_finished(segmenter: Segmenter, tmp_path: Path) -> None:
+    paths = [save_scan(tmp_path / f"{n}.nrrd") for n in "abc"]
+
+    class StopInSecond(Events):
+        def _emit(self, event: str, **fields: object) -> None:
+            if event == "progress" and str(fields["detail"]).startswith("b: slice"):
+                self.cancel()
+
+    with pytest.raises(Cancelled):
+        segment_batch(segmenter, find_inputs(paths), Outputs(tmp_path / "out"), StopInSecond())
+    assert [row["name"] for row in summary(tmp_path / "out")] == ["a"] and not (tmp_path / "out" / "b").exists()
+
+
+def test_output_folder_that_cannot_be_written_is_told_before_any_work(segmenter: Segmenter, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+
+    def read(path: Path, series: str | None) -> CTVolume:
+        raise AssertionError("nothing should be read")
+
+    with pytest.raises(OutputError, match="Cannot write"):
+        segment_batch(segmenter, [ScanInput(tmp_path / "a.nrrd", "a")], Outputs(tmp_path / "out"), read=read)
+
+
+def test_exit_code_tells_all_some_or_none() -> None:
+    bad = ScanResult(ScanInput(Path("a"), "a"), error="x")
+    good = ScanResult(bad.scan, report=object())  # type: ignore[arg-type]
+    assert [exit_code(r) for r in ([good, good], [good, bad], [bad, bad], [])] == [0, 1, 2, 2]
+
+
+def test_dicom_is_segmented_without_anything_of_the_header_in_the_results(segmenter: Segmenter, tmp_path: Path) -> None:
+    folder = save_dicom(tmp_path / "study", "1", "2", BLEED, name="Doe^Jane")
+    results = segment_batch(segmenter, find_inputs([folder]), Outputs(tmp_path / "out", "seg.nrrd", keep_ct=True), series="2")
+    assert results[0].report is not None and results[0].report.total_ml == pytest.approx(90 * VOXEL_ML)
+    for path in (tmp_path / "out").rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert b"Doe" not in content and b"4711" not in content
+
+
+def test_study_with_several_series_is_one_scan_and_several_studies_are_several(tmp_path: Path) -> None:
+    one = tmp_path / "one"
+    save_dicom(one / "soft", "1", "2")
+    save_dicom(one / "bone", "1", "3", description="bone")
+    assert names(one) == ["one"] and names(one / "soft") == ["soft"]
+    save_dicom(tmp_path / "two" / "day1" / "s", "4", "5")
+    save_dicom(tmp_path / "two" / "day2" / "s", "6", "7")
+    found = find_inputs([tmp_path])
+    assert [(scan.name, scan.path) for scan in found] == [
+        ("one", tmp_path / "one"),
+        ("two_day1", tmp_path / "two" / "day1"),
+        ("two_day2", tmp_path / "two" / "day2"),
+    ]
+
+
+def test_folder_of_files_is_looked_through_without_masks(tmp_path: Path) -> None:
+    for name in ("p1/ct.nrrd", "p1/mask.nrrd", "p2/ct.nrrd", "p2/a.seg.nrrd", "b.nii.gz", "b_label.nii.gz", "notes.txt", ".hidden.nrrd"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    assert names(tmp_path) == ["b", "p1_ct", "p2_ct"]
+    assert names(tmp_path / "p1" / "ct.nrrd", tmp_path / "p2" / "ct.nrrd") == ["ct", "ct_2"]
+    assert names(tmp_path / "p1" / "mask.nrrd") == ["mask"]
+    assert names(tmp_path / "p1", tmp_path / "p1" / "ct.nrrd") == ["ct"]
+
+
+def test_what_is_not_there_stays_in_the_list(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert names(tmp_path / "missing.nrrd", tmp_path / "empty") == ["missing", "empty"]
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("a b.nii.gz", "a_b"), ("x.seg.nrrd", "x"), ("Müller.nrrd", "Müller"), ("..", "scan"), ("a:b?.mha", "a_b"), ("v1.2.nrrd", "v1.2")],
+)
+def test_names_of_folders_are_plain(file: str, name: str) -> None:
+    assert scan_name(file) == name

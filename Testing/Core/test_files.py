@@ -1,0 +1,49 @@
+"""Files appear whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from SAHLoRALib.errors import OutputError
+from SAHLoRALib.files import replacing, write_text
+
+
+def test_file_appears_when_the_block_ends_and_keeps_its_suffixes(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "a.nii.gz"
+    with replacing(target) as temporary:
+        assert temporary.parent == target.parent and temporary.name.endswith(".nii.gz") and temporary.name.startswith(".")
+        temporary.write_text("whole")
+        assert not target.exists()
+    assert target.read_text() == "whole" and list(target.parent.iterdir()) == [target]
+
+
+def test_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    target = tmp_path / "a.json"
+    write_text(target, "old")
+    with pytest.raises(ValueError), replacing(target) as temporary:
+        temporary.write_text("half")
+        raise ValueError
+    assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
+
+
+def test_text_is_replaced_as_utf8(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "old")
+    write_text(tmp_path / "a.txt", "Blutung · 3 cm²")
+    assert (tmp_path / "a.txt").read_bytes().decode("utf-8") == "Blutung · 3 cm²"
+
+
+def test_path_that_cannot_be_written_is_told_with_advice(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"Cannot write .*a\.txt.*Choose another folder"):
+        write_text(tmp_path / "file" / "a.txt", "text")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError, match="folder"):
+        write_text(tmp_path / "folder", "text")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_long_names_do_not_make_longer_temporary_ones(tmp_path: Path) -> None:
+    name = "n" * 240 + ".json"
+    write_text(tmp_path / name, "text")
+    assert (tmp_path / name).read_text() == "text"
