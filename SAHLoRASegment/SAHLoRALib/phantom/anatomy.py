@@ -131,9 +131,7 @@ def icbm_head() -> Head:
     except ImportError as error:
         raise ScanError("The built-in anatomy needs the package nilearn: install it (pip install nilearn) or name a folder of label maps.") from error
     folder = Path(datasets.__file__).parent / "data"
-    grey, white = (
-        _read_tissue(folder / f"mni_icbm152_{tissue}_tal_nlin_sym_09a_converted.nii.gz") for tissue in ("gm", "wm")
-    )
+    grey, white = (_read_tissue(folder / f"mni_icbm152_{tissue}_tal_nlin_sym_09a_converted.nii.gz") for tissue in ("gm", "wm"))
     return head_from_labels(_labels_from_tissues(grey, white), "icbm152")
 
 

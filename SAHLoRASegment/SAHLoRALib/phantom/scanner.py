@@ -14,6 +14,9 @@ from ..errors import ConfigError
 from ..volume import CTVolume, Storage
 from .fields import Rng
 
+#: What an annotator outlines lies between these HU: neither the bone that blood shares a voxel with, nor air or metal.
+BLOOD_HU = (-20.0, 160.0)
+
 
 @dataclass(frozen=True)
 class ScannerConfig:
@@ -111,13 +114,12 @@ def draw_pose(rng: Rng, shape: tuple[int, ...], spread: float = 1.0) -> Pose:
     return Pose(rotation @ scale, fine)
 
 
-def acquire(
-    hu: np.ndarray, fraction: np.ndarray, centre: np.ndarray, pose: Pose, config: ScannerConfig, rng: Rng
-) -> tuple[CTVolume, np.ndarray]:
+def acquire(hu: np.ndarray, fraction: np.ndarray, centre: np.ndarray, pose: Pose, config: ScannerConfig, rng: Rng) -> tuple[CTVolume, np.ndarray]:
     """Scan a head.
 
     hu, fraction: (z, y, x) on the head's 1 mm grid. centre: voxel that lies in the middle of the stack.
-    Returns the CTVolume (HU rounded to whole numbers, as scanners store them) and the mask: voxels that are at least half blood.
+    Returns the CTVolume (HU rounded to whole numbers, as scanners store them) and the mask: voxels that are at least half blood
+    and look like it (BLOOD_HU).
     """
     tilt = np.deg2rad(config.tilt_degrees)
     column_direction = np.array([0.0, np.cos(tilt), -np.sin(tilt)])
@@ -151,8 +153,8 @@ def acquire(
         plane = seen.mean(dim=2)[0].numpy()
         out[k], blood[k] = plane[0] - 1000.0, plane[1]
     _physics(out, config, rng)
-    mask = blood >= 0.5
     hu_out = np.clip(np.rint(out), -1024, 3071).astype(np.float32)
+    mask = (blood >= 0.5) & (hu_out > BLOOD_HU[0]) & (hu_out < BLOOD_HU[1])
     spacing = (config.pixel_mm, config.pixel_mm)
     step = (positions[-1] - positions[0]) / max(1, config.slices - 1)
     direction = np.stack((row_direction, column_direction, step / np.linalg.norm(step)), axis=1)
@@ -161,7 +163,6 @@ def acquire(
     )
     ct = CTVolume(hu_out, positions, spacing, row_direction, column_direction, storage, header_tilt=config.tilt_degrees)
     return ct, mask
-
 
 
 def _physics(planes: np.ndarray, config: ScannerConfig, rng: Rng) -> None:

@@ -157,9 +157,7 @@ def _sinuses_and_vessels(head: Head, hu: np.ndarray, rng: Rng) -> None:
     _tube(hu, [w + np.array([-40.0 * t, 7.0 + 3.0 * t, 0.0]) for t in np.linspace(0, 1, 30)], rng.uniform(1.3, 2.3), blood, csf, rng)
 
 
-def _tube(
-    hu: np.ndarray, path: list[np.ndarray], radius: float, value: float, within: np.ndarray | None, rng: Rng, wander: float = 0.5
-) -> None:
+def _tube(hu: np.ndarray, path: list[np.ndarray], radius: float, value: float, within: np.ndarray | None, rng: Rng, wander: float = 0.5) -> None:
     drift = np.zeros(3)
     for point in path:
         drift = 0.9 * drift + rng.normal(0, 1, 3) * wander

@@ -1,0 +1,181 @@
+"""Synthetic head CT: the same seed gives the same case, and what is made is what was asked for."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from SAHLoRALib.ct import list_series, read_ct, read_label
+from SAHLoRALib.errors import ConfigError, ScanError
+from SAHLoRALib.phantom import PhantomConfig, ScannerConfig, heads_in, icbm_head, lesions, load_head, make_case, make_cohort
+from SAHLoRALib.phantom.fields import distance_to, smooth_noise, warp
+from SAHLoRALib.phantom.lesions import Bleeding
+from SAHLoRALib.phantom.tissue import draw_patient
+
+SMALL = ScannerConfig(matrix=96, gaps_mm=(12.0,) * 11, thickness_mm=4.0, noise_hu=3.0)
+
+
+@pytest.fixture(scope="module")
+def head():
+    return icbm_head()
+
+
+@pytest.fixture(scope="module")
+def patient(head):
+    return draw_patient(head, np.random.default_rng(5))
+
+
+@pytest.fixture(scope="module")
+def asah(head):
+    return make_case(head, "asah", 3, SMALL)
+
+
+def volume(case):
+    return float(case.mask.sum(axis=(1, 2)) @ case.ct.voxel_volumes_ml)
+
+
+def test_same_seed_gives_the_same_case_and_another_kind_another(head, asah):
+    again = make_case(head, "asah", 3, SMALL)
+    assert np.array_equal(again.ct.hu, asah.ct.hu)
+    assert np.array_equal(again.mask, asah.mask)
+    assert not np.array_equal(make_case(head, "none", 3, SMALL).ct.hu, asah.ct.hu)
+
+
+def test_brain_bone_and_air_have_the_hu_of_a_head(asah):
+    hu = asah.ct.hu
+    brain = hu[(hu > 15) & (hu < 50)]
+    assert 24 < np.median(brain) < 42
+    assert (hu > 700).mean() > 0.005
+    assert np.percentile(hu[:, :5, :5], 50) <= -900
+
+
+def test_blood_is_denser_than_the_brain_around_it(head):
+    case = make_case(head, "tbi", 12, replace(SMALL, noise_hu=0.5))
+    assert volume(case) > 0.5
+    blood, brain = case.ct.hu[case.mask], case.ct.hu[(case.ct.hu > 15) & (case.ct.hu < 48) & ~case.mask]
+    assert np.median(blood) > np.median(brain) + 8
+
+
+def test_a_case_without_haemorrhage_has_an_empty_mask(head):
+    case = make_case(head, "none", 1, SMALL)
+    assert not case.mask.any() and case.painted == ()
+
+
+def bled(head, patient, paint, seed):
+    bleeding = Bleeding(head, patient.copy(), np.zeros(patient.shape, np.float32), [])
+    paint(bleeding, np.random.default_rng(seed))
+    return bleeding
+
+
+def test_aneurysmal_blood_lies_in_the_cisterns_and_a_contusion_in_the_brain(head, patient):
+    fluid = head.where(24)
+    assert fluid[bled(head, patient, lesions.subarachnoid, 2).fraction > 0.5].mean() > 0.99
+    assert fluid[bled(head, patient, lesions.contusion, 2).fraction > 0.5].mean() < 0.3
+
+
+def test_aneurysmal_volumes_span_from_little_to_much_and_grow_from_the_basal_cisterns(head, patient):
+    found = [bled(head, patient, lesions.subarachnoid, seed).fraction for seed in range(5)]
+    ml = [float(f.sum()) / 1000 for f in found]
+    assert min(ml) < 5 and max(ml) > 15
+    little = np.argwhere(found[int(np.argmin(ml))] > 0.5).mean(0)
+    assert np.linalg.norm(little - head.willis) < 45
+
+
+def test_traumatic_blood_stays_inside_the_skull(head, patient):
+    bleeding = lesions.traumatic(head, patient.copy(), np.random.default_rng(1))
+    assert bleeding.kinds and bleeding.fraction.max() > 0.9
+    assert not (bleeding.fraction[~head.inside] > 0.5).any()
+
+
+def test_a_subdural_pushes_the_brain_aside(head, patient):
+    bleeding = bled(head, patient, lesions.subdural, 4)
+    beside = head.inside & (bleeding.fraction == 0)
+    assert np.abs(bleeding.hu - patient)[beside].max() > 5
+
+
+def test_tilt_and_uneven_gaps_are_in_the_slice_positions(head):
+    scanner = replace(SMALL, tilt_degrees=18.0, gaps_mm=(8.0,) * 5 + (14.0,) * 6)
+    ct = make_case(head, "none", 2, scanner).ct
+    assert ct.tilt_degrees == pytest.approx(18.0, abs=1e-6)
+    assert ct.gaps_mm == pytest.approx(np.array(scanner.gaps_mm) * np.cos(np.deg2rad(18)))
+
+
+def test_dicom_series_keeps_positions_gaps_tilt_and_pixels(tmp_path, head):
+    from SAHLoRALib.phantom.dicomseries import write_dicom
+
+    scanner = replace(SMALL, tilt_degrees=-12.0, gaps_mm=(8.0,) * 5 + (14.0,) * 6, matrix=128, field_mm=230)
+    case = make_case(head, "asah", 2, scanner)
+    write_dicom(case.ct, tmp_path / "series")
+    ct = read_ct(tmp_path / "series")
+    assert np.allclose(ct.positions, case.ct.positions, atol=1e-3)
+    assert np.array_equal(ct.hu, case.ct.hu)
+    assert ct.tilt_degrees == pytest.approx(-12.0, abs=1e-2)
+    assert len(list_series(tmp_path / "series")) == 1
+
+
+def test_cohort_writes_cases_a_table_and_keeps_what_is_there(tmp_path):
+    config = PhantomConfig(tmp_path, kind="tbi", count=2, seed=10, without=0.5, matrix=96, slices=12)
+    table = make_cohort(config)
+    rows = list(csv.DictReader(table.open()))
+    assert [r["haemorrhage"] for r in rows] == ["yes", "no"]
+    stamp = (tmp_path / rows[0]["image"]).stat().st_mtime_ns
+    (tmp_path / rows[1]["case"] / "case.json").unlink()
+    make_cohort(config)
+    assert (tmp_path / rows[0]["image"]).stat().st_mtime_ns == stamp
+    ct = read_ct(tmp_path / rows[0]["image"])
+    mask = read_label(tmp_path / rows[0]["mask"], ct)
+    assert float(mask.sum(axis=(1, 2)) @ ct.voxel_volumes_ml) == pytest.approx(float(rows[0]["ml"]), rel=1e-3, abs=1e-3)
+    assert json.loads((tmp_path / rows[0]["case"] / "case.json").read_text())["asked"]["seed"] == 10
+
+
+def test_a_folder_of_label_maps_serves_as_anatomy(tmp_path, head):
+    image = sitk.GetImageFromArray(head.labels)
+    image.SetDirection((1, 0, 0, 0, -1, 0, 0, 0, 1))
+    sitk.WriteImage(image, str(tmp_path / "one.nii.gz"))
+    assert heads_in(tmp_path) == [tmp_path / "one.nii.gz"]
+    assert load_head(tmp_path / "one.nii.gz").inside.mean() > 0.05
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"kind": "stroke"}, "stroke"),
+        ({"count": 0}, "count"),
+        ({"without": 1.5}, "share"),
+        ({"format": "jpg"}, "jpg"),
+        ({"slices": 1}, "slices"),
+        ({"use": "1-3"}, "folder"),
+        ({"matrix": 8}, "matrix"),
+    ],
+)
+def test_wrong_settings_are_refused_in_one_sentence(tmp_path, settings, word):
+    with pytest.raises(ConfigError, match=word):
+        PhantomConfig(tmp_path, **settings)
+
+
+def test_a_folder_without_label_maps_and_a_file_that_is_none_are_refused(tmp_path):
+    with pytest.raises(ScanError, match="label maps"):
+        heads_in(tmp_path)
+    (tmp_path / "broken.nii.gz").write_bytes(b"nothing")
+    with pytest.raises(ScanError, match=r"broken\.nii\.gz"):
+        load_head(tmp_path / "broken.nii.gz")
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((8, 8, 8), np.uint8)), str(tmp_path / "empty.nii.gz"))
+    with pytest.raises(ScanError, match="whole-head label map"):
+        load_head(tmp_path / "empty.nii.gz")
+
+
+def test_distance_noise_and_warp_do_what_they_say():
+    mask = np.zeros((9, 9, 9), bool)
+    mask[4, 4, 4] = True
+    assert distance_to(mask)[4, 4, 8] == pytest.approx(4.0)
+    assert distance_to(np.zeros_like(mask)).min() == 100.0
+    noise = smooth_noise((40, 40, 40), 5, np.random.default_rng(0))
+    assert abs(noise.mean()) < 0.5 and noise.std() == pytest.approx(1.0, abs=0.3)
+    values = np.arange(9, dtype=np.float32)[:, None, None] * np.ones((9, 9, 9), np.float32)
+    shift = np.zeros((3, 9, 9, 9), np.float32)
+    shift[0] = 1.0
+    assert np.allclose(warp(values, shift)[:8], values[1:], atol=1e-4)
