@@ -1,0 +1,108 @@
+"""What the worker needs and Slicer does not bring: looked for and installed at the moment of use, never before.
+
+PyTorch comes through the PyTorch extension only; the rest from requirements.txt, by `slicer.packaging` (5.12 and later) or `slicer.util.pip_install`.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+TORCH = ">=2.1"
+REQUESTER = "SAHLoRA"
+
+
+class Missing(Exception):
+    """Something is missing and was not installed; the text says what, and what to do."""
+
+
+def requirements(path: Path) -> list[str]:
+    """The lines of a requirements.txt without comments."""
+    lines = (line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line]
+
+
+def missing_packages(path: Path) -> list[str]:
+    """Requirements that are not met. A version too old counts as missing; versions are compared where the packaging package is there."""
+    return [requirement for requirement in requirements(path) if not _met(requirement)]
+
+
+def missing_in_words(path: Path) -> str:
+    """What is not installed yet, for a label; empty where nothing is missing."""
+    names = [re.split(r"[<>=!~\[; ]", requirement)[0] for requirement in missing_packages(path)]
+    if importlib.util.find_spec("torch") is None:
+        names.insert(0, "PyTorch")
+    return ", ".join(names)
+
+
+def ensure(path: Path, log: Callable[[str], None]) -> None:
+    """Have everything there, asking the user first. Raises Missing where something is not, however that came."""
+    _ensure_torch(log)
+    missing = missing_packages(path)
+    if not missing:
+        return
+    names = ", ".join(missing)
+    log(f"Installing {names}")
+    import slicer
+
+    try:
+        try:
+            import slicer.packaging as packaging
+        except ImportError:
+            _install_before_5_12(missing)
+        else:
+            packaging.pip_ensure(packaging.load_requirements(path), requester=REQUESTER)
+    except Missing:
+        raise
+    except Exception as error:  # declined, no network, a broken package: the user reads one sentence
+        raise Missing(f"The Python packages {names} were not installed ({_short(error)}). Segment asks again.") from error
+    if still := missing_packages(path):
+        why = " (Slicer installs nothing while it runs in testing mode)" if slicer.app.testingEnabled() else ""
+        raise Missing(f"The Python packages {', '.join(still)} are still missing{why}; restart Slicer and try again.")
+
+
+def _ensure_torch(log: Callable[[str], None]) -> None:
+    if importlib.util.find_spec("torch") is not None:
+        return
+    try:
+        import PyTorchUtils
+    except ImportError:
+        raise Missing("The PyTorch extension is missing: install it in the Extensions Manager, restart Slicer, and segment again.") from None
+    log("Installing PyTorch")
+    try:
+        torch = PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=True, torchVersionRequirement=TORCH)
+    except Exception as error:
+        raise Missing(f"PyTorch could not be installed ({_short(error)}). Look at the PyTorch module, which installs it too.") from error
+    if torch is None:
+        raise Missing("PyTorch was not installed, and nothing can be segmented without it. Segment asks again; everything else can be used.")
+
+
+def _install_before_5_12(missing: list[str]) -> None:
+    import slicer
+
+    if slicer.app.testingEnabled():
+        return
+    listed = "\n".join(missing)
+    if not slicer.util.confirmOkCancelDisplay(f"{REQUESTER} needs these Python packages in Slicer:\n\n{listed}\n\nInstall them now?", REQUESTER):
+        raise Missing(f"The Python packages {', '.join(missing)} were not installed. Segment asks again; everything else can be used.")
+    slicer.util.pip_install(missing)
+
+
+def _met(requirement: str) -> bool:
+    name = re.split(r"[<>=!~\[; ]", requirement)[0]
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    try:
+        from packaging.requirements import Requirement
+    except ImportError:
+        return True
+    return Requirement(requirement).specifier.contains(version, prereleases=True)
+
+
+def _short(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,215 @@
+"""Segmenting volumes of the scene, or a folder of studies, in a background job; and putting what it found into the scene."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import segmentations, tables, volumes
+from .job import BackgroundJob, Outcome
+
+Told = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class SegmentSettings:
+    """The choices of the panel. model, adapter: names or paths, as the core takes them. threshold: None takes the model's."""
+
+    model: str = ""
+    adapter: str = ""
+    device: str = "auto"
+    threshold: float | None = None
+    smallest_ml: float = 0.1
+    flips: bool = False
+    keep_probability: bool = False
+    terminology: str = segmentations.HAEMORRHAGE
+
+    def job(self, inputs: Sequence[Path], output: Path) -> dict[str, Any]:
+        """The job file's fields."""
+        return {
+            "command": "segment",
+            "inputs": [str(path) for path in inputs],
+            "output": str(output),
+            "model": self.model,
+            "adapter": self.adapter,
+            "device": self.device,
+            "threshold": self.threshold,
+            "smallest_ml": self.smallest_ml,
+            "flips": self.flips,
+            "probability": self.keep_probability,
+        }
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """One volume's result in the scene. report: the core's report.json; montage: its picture, PNG; slicer_ml: by Segment Statistics or None."""
+
+    volume: Any
+    segmentation: Any
+    segment: str
+    probability: Any
+    report: Mapping[str, Any]
+    montage: bytes = field(repr=False)
+    slicer_ml: float | None = None
+
+    @property
+    def ml(self) -> float:
+        return float(self.report["total_ml"])
+
+    def save(self, folder: Path) -> None:
+        """The core's report and montage, for people to keep."""
+        folder.mkdir(parents=True, exist_ok=True)
+        told = {**self.report, "source": self.volume.GetName()}
+        (folder / "report.json").write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (folder / "montage.png").write_bytes(self.montage)
+
+
+class SegmentRun:
+    """Volumes of the scene → segments. `on_finished` gets the outcome, `results` and `errors` hold one entry a volume.
+
+    segmentation: an existing one for the segments, or None for a new one each. make_job: BackgroundJob or a stand-in with its signature.
+    """
+
+    def __init__(
+        self,
+        scans: Sequence[Any],
+        settings: SegmentSettings,
+        on_event: Told,
+        on_finished: Callable[[Outcome], None],
+        segmentation: Any = None,
+        make_job: Callable[..., BackgroundJob] = BackgroundJob,
+    ) -> None:
+        self.scans = list(scans)
+        self.results: dict[int, Segmented] = {}
+        self.errors: dict[int, str] = {}
+        self._settings, self._segmentation = settings, segmentation
+        self._on_finished = on_finished
+        self._own_grid: list[bool] = []
+        self._scene_left = False
+        self.job = make_job(on_event, self._finished)
+
+    def start(self) -> None:
+        """Write the volumes and start; raises what writing raises, the folder gone again."""
+        try:
+            for n, scan in enumerate(self.scans):
+                # Names of nodes may come from DICOM headers; files are numbered instead.
+                self._own_grid.append(volumes.write_volume(scan, self._file(n)))
+            self.job.start(self._settings.job([self._file(n) for n in range(len(self.scans))], self._output))
+        except Exception:
+            self.job.abandon()
+            raise
+
+    def leave_scene(self) -> None:
+        """The scene closes: what comes back belongs nowhere any more."""
+        self._scene_left = True
+        self.job.cancel()
+
+    def row_of(self, name: str) -> int | None:
+        """Which of the scans an event's name means."""
+        return int(name.removeprefix("scan_")) - 1 if name.startswith("scan_") and name[5:].isdigit() else None
+
+    def report(self, row: int) -> Mapping[str, Any] | None:
+        """The report of a scan that is finished, also while others are not."""
+        return _read_report(self._output / self._file(row).stem)
+
+    @property
+    def _output(self) -> Path:
+        return self.job.folder / "output"
+
+    def _file(self, n: int) -> Path:
+        return self.job.folder / f"scan_{n + 1:03d}.nrrd"
+
+    def _finished(self, outcome: Outcome) -> None:
+        for scan in (outcome.result or {}).get("scans", []):
+            row = self.row_of(scan["name"])
+            if row is not None and not scan["ok"]:
+                self.errors[row] = self._without_paths(scan["error"])
+        if not self._scene_left:
+            for row in range(len(self.scans)):
+                self._take(row)
+        if outcome.message:
+            outcome = Outcome(outcome.state, outcome.result, self._without_paths(outcome.message))
+        if outcome.state == "failed" and len(self.scans) == 1:
+            self.errors[0] = outcome.message
+        self._on_finished(outcome)
+
+    def _take(self, row: int) -> None:
+        """Put one scan's result into the scene."""
+        report = self.report(row)
+        if report is None:
+            return
+        try:
+            self.results[row] = self._show(row, report, self._output / self._file(row).stem)
+        except LookupError as error:
+            self.errors[row] = str(error)
+        except Exception as error:  # one result that cannot be shown must not take the others with it
+            logging.exception("SAHLoRA: a result could not be shown")
+            self.errors[row] = f"The result could not be shown: {error}"
+
+    def _show(self, row: int, report: Mapping[str, Any], folder: Path) -> Segmented:
+        import slicer
+
+        scan = self.scans[row]
+        if not slicer.mrmlScene.IsNodePresent(scan):
+            raise LookupError("The volume was removed from the scene meanwhile; its result is dropped.")
+        segmentation = self._segmentation
+        if segmentation is not None and not slicer.mrmlScene.IsNodePresent(segmentation):
+            segmentation = None  # removed meanwhile: a new one is better than none
+        mask, place = volumes.read_array(folder / "mask.nrrd")
+        grid = None if self._own_grid[row] else place
+        if grid is None and mask.shape != slicer.util.arrayFromVolume(scan).shape:
+            raise LookupError("The volume was changed meanwhile; its result is dropped.")
+        segmentation, segment = segmentations.add_segment(mask, scan, grid, segmentation, terminology=self._settings.terminology)
+        probability = None
+        if (folder / "probability.nrrd").is_file():
+            probability = volumes.show_probability(volumes.read_array(folder / "probability.nrrd")[0], scan, grid)
+            segmentations.put_beside(probability, scan)
+        slicer_ml = tables.statistics_ml(segmentation, segment)
+        return Segmented(scan, segmentation, segment, probability, report, (folder / "montage.png").read_bytes(), slicer_ml)
+
+    def _without_paths(self, text: str) -> str:
+        """The temporary files' names say nothing to a user; the volumes' do."""
+        for n, scan in enumerate(self.scans):
+            name = scan.GetName() if not self._scene_left else f"Scan {n + 1}"
+            text = text.replace(str(self._file(n)), name)
+        return text
+
+
+class FolderRun:
+    """A folder of DICOM or NIfTI studies → a folder of results with summary.csv; nothing of it enters the scene."""
+
+    def __init__(
+        self,
+        source: Path,
+        output: Path,
+        settings: SegmentSettings,
+        on_event: Told,
+        on_finished: Callable[[Outcome], None],
+        make_job: Callable[..., BackgroundJob] = BackgroundJob,
+    ) -> None:
+        self.source, self.output = source, output
+        self.results: dict[int, Segmented] = {}
+        self._settings = settings
+        self.job = make_job(on_event, on_finished)
+
+    def start(self) -> None:
+        """Start; the results' folder is made by the core."""
+        self.job.start(self._settings.job([self.source], self.output))
+
+    def leave_scene(self) -> None:
+        """The scene has no part in it; the run goes on."""
+
+    def report(self, name: str) -> Mapping[str, Any] | None:
+        """The report of a study that is finished."""
+        return _read_report(self.output / name)
+
+
+def _read_report(folder: Path) -> Mapping[str, Any] | None:
+    try:
+        return json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
