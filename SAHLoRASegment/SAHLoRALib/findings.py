@@ -42,19 +42,26 @@ def remove_specks(mask: np.ndarray, ct: CTVolume, smallest_ml: float) -> tuple[n
     if box is None:
         return result, ()
     labels, count = ndimage.label(mask[box], np.ones((3, 3, 3)))
-    where = np.nonzero(labels)
-    found = labels[where]
-    voxel_ml = ct.voxel_volumes_ml[where[0] + box[0].start]
-    ml = np.bincount(found, weights=voxel_ml, minlength=count + 1)
+    ml = np.zeros(count + 1)
+    moments = np.zeros((3, count + 1))  # mL times slice, row, column
+    for k, plane in enumerate(labels):  # one at a time: the indices of all voxels would need more memory than the scan
+        where = np.nonzero(plane)
+        found, place = np.unique(plane[where], return_inverse=True)
+        voxel_ml = ct.voxel_volumes_ml[box[0].start + k]
+        count_here = np.bincount(place, minlength=len(found))
+        ml[found] += count_here * voxel_ml
+        moments[0, found] += count_here * voxel_ml * (box[0].start + k)
+        for axis in (0, 1):
+            moments[axis + 1, found] += np.bincount(place, where[axis] + box[axis + 1].start, len(found)) * voxel_ml
     keep = ml >= smallest_ml * (1.0 - 1e-9)
     keep[0] = False
-    result[box] = keep[labels]
+    for k, plane in enumerate(labels):
+        result[box[0].start + k, box[1], box[2]] = keep[plane]
     pieces = []
     ends = ndimage.find_objects(labels)
-    centres = [np.bincount(found, weights=voxel_ml * (axis + b.start), minlength=count + 1) for axis, b in zip(where, box, strict=True)]
     for n in np.flatnonzero(keep):
-        at = [float(centre[n] / ml[n]) for centre in centres]
-        lps = _position(ct, at[0]) + at[1] * ct.spacing[0] * ct.column_direction + at[2] * ct.spacing[1] * ct.row_direction
+        at = moments[:, n] / ml[n]
+        lps = _position(ct, float(at[0])) + at[1] * ct.spacing[0] * ct.column_direction + at[2] * ct.spacing[1] * ct.row_direction
         extent = ends[n - 1][0]
         first = box[0].start + extent.start + 1
         pieces.append(Component(float(ml[n]), (first, first + extent.stop - extent.start - 1), (float(lps[0]), float(lps[1]), float(lps[2]))))
