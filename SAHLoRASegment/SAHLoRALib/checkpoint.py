@@ -63,8 +63,8 @@ def check_same_training(folder: Path | str, saved: Mapping[str, Any], now: Mappi
 
 def _difference(saved: Any, now: Any, name: str) -> tuple[str, Any, Any] | None:
     if isinstance(saved, dict) and isinstance(now, dict):
-        for key in sorted({*saved, *now}):
-            found = _difference(saved.get(key), now.get(key), f"{name}.{key}" if name else key)
+        for key in dict.fromkeys([*now, *saved]):
+            found = _difference(saved.get(key), now.get(key), key if name in ("", "config") else f"{name}.{key}")
             if found:
                 return found
         return None

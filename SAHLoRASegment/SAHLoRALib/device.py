@@ -100,10 +100,11 @@ def _choose_device(name: str) -> tuple[torch.device, str]:
         raise ConfigError(f"There is no device {name}; PyTorch finds {torch.cuda.device_count()} CUDA GPU(s), counted from 0.")
     if kind == "mps" and not mps:
         raise ConfigError("The device mps was asked for, but PyTorch finds no Apple GPU; use device auto or cpu.")
+    if cuda and kind in ("auto", "cuda") and not index:
+        own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))  # torchrun: one GPU a process
+        return own, "as asked" if kind == "cuda" else f"found {torch.cuda.get_device_name(own)}"
     if kind != "auto":
         return torch.device(name.lower()), "as asked"
-    if cuda:
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))), f"found {torch.cuda.get_device_name()}"
     if mps:
         return torch.device("mps"), "found Apple's GPU"
     return torch.device("cpu"), "no GPU found"

@@ -4,15 +4,16 @@
     save_model(result, "asah-cp-lora.safetensors")
 
 Every step is a pure function of the weights, the seed and the step's number, and the whole state lies in one checkpoint: a training that was
-cancelled or killed goes on where it stopped and ends, on the CPU, with the same weights to the bit.
+cancelled or killed goes on where it stopped and ends, on the CPU with the same number of threads, with the same weights to the bit.
 """
 
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ class FitResult:
     config: as it was run (network and grid are the base's). history: one entry an epoch: epoch, step, loss, learning_rate, seconds, and from
     validation dice, soft_dice, threshold, best_dice, false_ml. best: the validation that chose the weights; None without validation cases.
     threshold: for the probability. trainable: how many numbers learnt. seconds: of all sittings together. stopped_early: patience ran out.
+    leads: this process is the one that writes files; False in all others of a torchrun.
     """
 
     network: MultiViewUnet
@@ -58,7 +60,8 @@ class FitResult:
     seconds: float
     peak_memory_mb: float
     stopped_early: bool
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    leads: bool = True
 
 
 def fit(
@@ -94,12 +97,17 @@ def fit(
         if not group.leads:
             events = Events()
         events.log(compute.reason + (f" {group.size} processes share the batch." if group.size > 1 else ""))
-        train = _cached(train_cases, config, Path(folder), events, "reading training cases")
-        validation = _cached(validation_cases, config, Path(folder), events, "reading validation cases")
-        train.require_blood()
-        with _Run(config, train, validation, base, Path(folder), events, compute, group, dict(context or {})) as run:
-            run.restore() if resume else None
+        spill = Path(folder) / f"slices-{group.rank}"
+        try:
+            train = _cached(train_cases, config, spill, events, "reading training cases")
+            validation = _cached(validation_cases, config, spill, events, "reading validation cases")
+            train.require_blood()
+            run = _Run(config, train, validation, base, Path(folder), events, compute, group, dict(context or {}))
+            if resume:
+                run.restore()
             return run.train_all()
+        finally:
+            shutil.rmtree(spill, ignore_errors=True)
 
 
 def save_model(
@@ -154,12 +162,6 @@ class _Run:
         self.seconds_before = 0.0
         self.start = self.saved_at = time.monotonic()
 
-    def __enter__(self) -> _Run:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        unpool_norms(self.network)
-
     # ── the loop ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def train_all(self) -> FitResult:
@@ -169,19 +171,20 @@ class _Run:
                 f"{len(self.train.negatives)} without blood of {len(self.train.cases)} cases: {self.total} steps."
             )
         self.network.train()
-        while self.step < self.total and not self.stopped:
+        while True:
+            if self._epoch_is_due():
+                self._end_epoch()
+                self._save()
+            if self.step == self.total or self.stopped:
+                return self._result()
             self._check_cancel()
             loss = self._one_step()
             self.step += 1
             self.losses.append(loss)
             self.events.metric("loss", loss, self.step, **self.context)
             self.events.progress("training", self.step, self.total, f"epoch {1 + (self.step - 1) // self.steps_per_epoch}, step {self.step}")
-            if self.step % self.steps_per_epoch == 0 or self.step == self.total:
-                self._end_epoch()
+            if time.monotonic() - self.saved_at > self.config.checkpoint_seconds and not self._epoch_is_due():
                 self._save()
-            elif time.monotonic() - self.saved_at > self.config.checkpoint_seconds:
-                self._save()
-        return self._result()
 
     def _one_step(self) -> float:
         config = self.config
@@ -217,6 +220,11 @@ class _Run:
                     average.lerp_(tensor, 1 - decay) if average.is_floating_point() else average.copy_(tensor)
         return value
 
+    def _epoch_is_due(self) -> bool:
+        """An epoch's steps are done, its end is not: also after a cancel in the middle of validation."""
+        ends = self.step == self.total or (self.step > 0 and self.step % self.steps_per_epoch == 0)
+        return ends and (not self.history or self.history[-1]["step"] < self.step)
+
     def _end_epoch(self) -> None:
         """Validate when it is time, keep the best weights, decide about stopping early."""
         epoch = math.ceil(self.step / self.steps_per_epoch)
@@ -224,7 +232,6 @@ class _Run:
             "epoch": epoch, "step": self.step, "loss": sum(self.losses) / max(1, len(self.losses)),
             "learning_rate": self.config.rate_at(self.step - 1, self.total), "seconds": round(self.seconds, 1),
         }  # fmt: skip
-        self.losses = []
         if self.validation.cases and (epoch % self.config.validate_every == 0 or self.step == self.total):
             score = self._validate()
             entry |= score.as_dict()
@@ -242,14 +249,19 @@ class _Run:
                 + f"), best {self.best.dice:.3f} at step {self.best_step}"
             )
         self.history.append(entry)
+        self.losses = []
 
     def _validate(self) -> Score:
-        """On the averaged weights where there are some; the network goes on from its own. A cancel request waits for the epoch's end."""
+        """On the averaged weights where there are some; the network goes on from its own."""
         own = {name: t.detach().clone() for name, t in self.moving.items()}
         self._put(self._shipped())
         self.network.eval()
         try:
-            return validate(self.network, self.validation, self.compute, batch=max(1, self.config.batch), group=self.group)[0]
+            return validate(self.network, self.validation, self.compute, batch=self.config.batch, group=self.group, events=self.events)[0]
+        except Cancelled:
+            self._put(own)
+            self._save()
+            raise
         finally:
             self._put(own)
             self.network.train()
@@ -269,7 +281,7 @@ class _Run:
         return FitResult(
             self.network.cpu().eval(), self.config, self.base, self.history, self.best, self.best_step or self.step, threshold, self.step,
             sum(p.numel() for p in self.parameters), self.seconds, peak_memory_mb(self.compute.device), self.stopped,
-            (self.compute.reason,),
+            (self.compute.reason,), self.group.leads,
         )  # fmt: skip
 
     # ── cancel and resume ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -358,9 +370,9 @@ def _moving(network: nn.Module) -> dict[str, Tensor]:
     return moving
 
 
-def _cached(cases: SliceCache | Iterable[Readable], config: TrainingConfig, folder: Path, events: Events, stage: str) -> SliceCache:
+def _cached(cases: SliceCache | Iterable[Readable], config: TrainingConfig, spill: Path, events: Events, stage: str) -> SliceCache:
     if not isinstance(cases, SliceCache):
-        return SliceCache.read(cases, config.grid, memory_gb=config.memory_gb, spill=folder / "slices", events=events, stage=stage)
+        return SliceCache.read(cases, config.grid, memory_gb=config.memory_gb, spill=spill, events=events, stage=stage)
     if cases.grid != config.grid:
         raise CaseError(f"The slices are on the grid {cases.grid}, the network works on {config.grid}; read the cases again.")
     return cases

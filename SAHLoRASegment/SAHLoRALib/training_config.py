@@ -24,49 +24,61 @@ _FREE = ("device", "threads", "memory_gb", "checkpoint_seconds")
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Settings of `training.fit`.
-
-    strategy: "scratch"; "adapter"; or standard fine-tuning of "all", "encoder", "multiview", "bottleneck", "decoder", "head" or a set such as
-    "decoder+head". Only the BatchNorms of fine-tuned modules follow the batches; all others keep the base's statistics.
-    adapter: for the strategy adapter. network, grid: for scratch; otherwise they are the base's.
-    learning_rate: Adam's, 1e-3 as in the laboratory; adapters of few parameters (CP) take up to 5e-3, fine-tuning of all modules rather 3e-4.
-    schedule: "cosine" rises over the first part `warm_up` of the steps and falls to a hundredth; "constant" stays.
-    weight_decay: AdamW's. clip: largest norm of the gradient, 0 for none. ema: decay of the running average of the weights that is validated and
-    kept, 0 for none.
-    epochs: passes over the slices with blood; steps: overrides them; steps_per_epoch: between validations, instead of one such pass.
-    batch: slices of a step, over all processes. positive_share: of them with blood. crop: rows and columns of a training slice in network pixels.
-    augmentation: see `augment`. loss: soft Dice, cross-entropy or both. seed: of everything that is drawn.
-    precision, device, threads: see `device`; threads 0 leaves PyTorch's choice.
-    patience: validations without a better Dice until the training stops, 0 for never. validate_every: epochs.
-    memory_gb: for cached slices; the rest is mapped from files. checkpoint_seconds: between checkpoints, beside those at every epoch's end.
-    """
+    """Settings of `training.fit`."""
 
     strategy: str = "adapter"
+    """adapter; scratch; or standard fine-tuning of all, encoder, multiview, bottleneck, decoder, head or a set such as decoder+head. Only the
+    BatchNorms of fine-tuned modules follow the batches; all others keep the base's statistics."""
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    """For the strategy adapter."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
+    """For the strategy scratch; otherwise it is the base's."""
     grid: PixelGrid = field(default_factory=PixelGrid)
+    """For the strategy scratch; otherwise it is the base's."""
     learning_rate: float = 1e-3
+    """Adam's; 1e-3 as in the laboratory. Adapters of few parameters (CP) take up to 5e-3, fine-tuning of all modules rather 3e-4."""
     schedule: str = "cosine"
+    """cosine: rises over the first part warm_up of the steps and falls to a hundredth; constant: stays."""
     warm_up: float = 0.05
+    """Share of the steps in which the learning rate rises."""
     weight_decay: float = 0.0
+    """AdamW's."""
     clip: float = 1.0
+    """Largest norm of the gradient, 0 for none."""
     ema: float = 0.999
+    """Decay of the running average of the weights that is validated and kept, 0 for none."""
     epochs: int = 40
+    """Passes over the slices with blood."""
     steps: int | None = None
+    """Overrides epochs."""
     steps_per_epoch: int | None = None
+    """Steps between validations, instead of one pass over the slices with blood."""
     batch: int = 8
+    """Slices of a step, over all processes."""
     positive_share: float = 0.5
+    """Share of them with blood."""
     crop: tuple[int, int] = (208, 176)
+    """Rows and columns of a training slice, network pixels."""
     augmentation: Augmentation = field(default_factory=Augmentation)
+    """Random variation of the slices."""
     loss: str = "dice+ce"
+    """dice+ce, dice or ce: soft Dice pooled over the batch, cross-entropy, or both."""
     seed: int = 0
+    """Of everything that is drawn."""
     precision: str = "auto"
+    """auto, bf16 or float32; auto is bf16 where the hardware multiplies in it."""
     device: str = "auto"
+    """auto (CUDA, then MPS, then CPU), cuda, cuda:N, mps or cpu."""
     threads: int = 0
+    """Of the CPU; 0 leaves PyTorch's choice."""
     patience: int = 10
+    """Validations without a better Dice until the training stops, 0 for never."""
     validate_every: int = 1
+    """Epochs from validation to validation."""
     memory_gb: float = 4.0
+    """For cached slices; more than that is mapped from files."""
     checkpoint_seconds: float = 60.0
+    """Between checkpoints, beside those at every epoch's end."""
 
     def __post_init__(self) -> None:
         if self.strategy not in ("scratch", "adapter"):

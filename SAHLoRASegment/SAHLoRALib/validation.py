@@ -70,7 +70,8 @@ def validate(
             if group.size == 1:
                 events.check_cancel()
             sums[number] = _case_sums(network, cache, number, compute, batch)
-    sums = group.add(sums.to(compute.device, torch.float32 if compute.device.type == "mps" else torch.float64)).cpu().double()
+    if group.size > 1:
+        sums = group.add(sums.to(compute.device)).cpu()
     scores = [_case_score(case.name, row) for case, row in zip(cache.cases, sums, strict=True)]
     return summary(scores), scores
 
@@ -98,7 +99,7 @@ def _case_sums(network: nn.Module, cache: SliceCache, number: int, compute: Comp
             logits = network(image.contiguous(memory_format=torch.channels_last))
         p = torch.sigmoid(logits[:, 0, :rows, :columns].float())
         g = case.target[part].to(compute.device)
-        ml = case.pixel_ml[part].to(compute.device, torch.float32)
+        ml = case.pixel_ml[part].float().to(compute.device)
         sums = [(g.sum(dim=(1, 2)) * ml).sum(), ((p > THRESHOLDS[half]) & ~g).sum(dim=(1, 2)).mul(ml).sum(), p[g].sum(), p.sum(), g.sum()]
         for threshold in THRESHOLDS:
             m = p > threshold
