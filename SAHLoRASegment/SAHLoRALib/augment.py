@@ -112,9 +112,7 @@ def _column(draws: list[_Draws], count: int, low: float, high: float) -> Tensor:
     return torch.stack([d.uniform(count) for d in draws]).to(draws[0].device) * (high - low) + low
 
 
-def _resample(
-    hu: Tensor, blood: Tensor, sizes: Tensor, draws: list[_Draws], crop: tuple[int, int], what: Augmentation
-) -> tuple[Tensor, Tensor]:
+def _resample(hu: Tensor, blood: Tensor, sizes: Tensor, draws: list[_Draws], crop: tuple[int, int], what: Augmentation) -> tuple[Tensor, Tensor]:
     """Crop, flip, rotation, zoom and deformation in one go; outside the slice there is air."""
     device = hu.device
     n, strength = len(hu), what.strength

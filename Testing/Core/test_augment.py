@@ -78,7 +78,9 @@ def test_the_global_random_state_is_left_alone():
 def test_laboratory_contrast_moves_the_window_and_lowers_the_weight():
     """w = 1 − (|lo| + |hi|)/60 for ends that move by lo and hi: both are read from a ramp of HU."""
     hu = torch.linspace(-60, 200, 64)[None, None, None, :].repeat(40, 1, 64, 1)
-    batch = augment(hu, torch.zeros_like(hu), torch.tensor([[64, 64]] * 40), [(5, i) for i in range(40)], (64, 64), WINDOW, Augmentation("laboratory"))
+    batch = augment(
+        hu, torch.zeros_like(hu), torch.tensor([[64, 64]] * 40), [(5, i) for i in range(40)], (64, 64), WINDOW, Augmentation("laboratory")
+    )
     assert batch.weight.min() >= 0 and batch.weight.max() < 1 and batch.weight.std() > 0.1
     for image, weight in zip(batch.image, batch.weight, strict=True):
         row = image[0, 4:-4].mean(dim=0)
