@@ -1,0 +1,83 @@
+"""The modules on slicer-core and the stand-in for Qt. Without slicer-core and PySide6 only the tests that need neither are run.
+
+SLICER_PYTHON_DIR: a folder with Slicer's own ScriptedLoadableModule.py and parameterNodeWrapper, used in the place of ours.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+MODULE = HERE.parents[1] / "SAHLoRASegment" / "SAHLoRASegment.py"
+sys.path[:0] = [str(HERE), str(MODULE.parent)]
+HAS_SLICER = all(importlib.util.find_spec(name) for name in ("slicer_core", "PySide6"))
+if not HAS_SLICER:
+    collect_ignore = sorted(path.name for path in HERE.glob("test_slicer_*.py"))
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The user's model folder with a tiny untrained base: probability about one half everywhere."""
+    import torch
+    from SAHLoRALib.network import MultiViewUnet, NetworkConfig
+    from SAHLoRALib.slices import PixelGrid
+    from SAHLoRALib.weights import save_base
+
+    folder = tmp_path_factory.mktemp("models")
+    before = os.environ.get("SAHLORA_MODELS")
+    os.environ["SAHLORA_MODELS"] = str(folder)
+    torch.manual_seed(0)
+    network = MultiViewUnet(NetworkConfig(levels=2, width=4))
+    save_base(network, folder / "tiny.safetensors", grid=PixelGrid(pixel_mm=4.0), description="Untrained.", threshold=0.3)
+    yield folder
+    os.environ.pop("SAHLORA_MODELS")
+    if before is not None:
+        os.environ["SAHLORA_MODELS"] = before
+
+
+@pytest.fixture(scope="session")
+def module(model_folder: Path) -> Any:
+    """SAHLoRASegment.py, loaded as Slicer loads it, the bundled models left out."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    from standin import application
+
+    application.install(os.environ.get("SLICER_PYTHON_DIR"))
+    from SAHLoRASlicer import models
+
+    models.model_folders = lambda: [model_folder]
+    return application.load_module(MODULE)
+
+
+@pytest.fixture
+def scene(module: Any) -> Any:
+    """An empty scene."""
+    import slicer
+
+    slicer.mrmlScene.Clear(1)
+    return slicer.mrmlScene
+
+
+@pytest.fixture
+def panel(module: Any, scene: Any) -> Iterator[Any]:
+    """The module's panel in an empty scene."""
+    from standin import application
+
+    widget = application.make_widget(module)
+    yield widget
+    widget.cleanup()
+
+
+@pytest.fixture
+def sample(module: Any, scene: Any) -> Any:
+    """The sample data as a volume node."""
+    import SampleData
+
+    module.registerSampleData()
+    return SampleData.downloadSample("SAHLoRA: synthetic aSAH head CT")

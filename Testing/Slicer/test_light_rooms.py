@@ -1,0 +1,131 @@
+"""Model headers, dependencies and the worker's watch: plain Python, tested without Slicer."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+from SAHLoRASlicer import dependencies, models, worker
+
+
+def test_headers_read_without_torch_say_what_the_core_reads(model_folder: Path) -> None:
+    from SAHLoRALib.weights import read_info
+
+    card, info = models.read_card(model_folder / "tiny.safetensors"), read_info(model_folder / "tiny.safetensors")
+    assert not card.problem
+    for name in ("name", "kind", "digest", "threshold", "description", "licence", "date"):
+        assert getattr(card, name) == getattr(info, name)
+
+
+def test_user_folder_is_the_cores_on_every_system() -> None:
+    from SAHLoRALib import catalogue
+
+    for platform in ("linux", "darwin", "win32"):
+        for environment in ({}, {"SAHLORA_MODELS": "/somewhere"}, {"LOCALAPPDATA": "/data", "XDG_DATA_HOME": "/share"}):
+            assert models.user_folder(environment, platform) == catalogue.user_folder(environment, platform)
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights", (10**12).to_bytes(8, "little") + b"{}", (2).to_bytes(8, "little") + b"{}"])
+def test_what_is_no_weight_file_becomes_a_problem_and_is_not_imported(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(content)
+    found, problems = models.list_models([tmp_path])
+    assert found == [] and "bad.safetensors" in problems[0]
+    with pytest.raises(ValueError, match="not a weight file"):
+        models.import_model(path, tmp_path / "user")
+
+
+def test_import_copies_once_and_refuses_a_name_that_another_model_has(model_folder: Path, tmp_path: Path) -> None:
+    card = models.import_model(model_folder / "tiny.safetensors", tmp_path)
+    assert card.path.parent == tmp_path and models.import_model(model_folder / "tiny.safetensors", tmp_path).digest == card.digest
+    other = tmp_path / "elsewhere" / "tiny.safetensors"
+    other.parent.mkdir()
+    other.write_bytes(card.path.read_bytes().replace(card.digest.encode(), b"0" * 64))
+    with pytest.raises(ValueError, match="Another model"):
+        models.import_model(other, tmp_path)
+
+
+def _slicer(monkeypatch: pytest.MonkeyPatch, **more: Any) -> None:
+    app = types.SimpleNamespace(testingEnabled=lambda: False)
+    monkeypatch.setitem(sys.modules, "slicer", types.SimpleNamespace(app=app, **more))
+
+
+def _without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "torch" else real(name, *a))
+
+
+def test_without_the_pytorch_extension_the_user_reads_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _without_torch(monkeypatch)
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", None)
+    with pytest.raises(dependencies.Missing, match="PyTorch extension is missing"):
+        dependencies.ensure(tmp_path / "requirements.txt", print)
+
+
+def test_declining_pytorch_is_said_and_asked_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = []
+
+    class Logic:
+        def installTorch(self, askConfirmation: bool, torchVersionRequirement: str) -> None:
+            asked.append((askConfirmation, torchVersionRequirement))
+
+    _without_torch(monkeypatch)
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", types.SimpleNamespace(PyTorchUtilsLogic=Logic))
+    for _ in range(2):
+        with pytest.raises(dependencies.Missing, match="was not installed"):
+            dependencies.ensure(tmp_path / "requirements.txt", print)
+    assert asked == [(True, ">=2.1")] * 2
+
+
+def test_declining_packages_is_said_with_their_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def decline(requirements: Any, requester: str) -> None:
+        raise RuntimeError("User declined package installation")
+
+    path = tmp_path / "requirements.txt"
+    path.write_text("no-such-package>=1.0  # why\npip\n")
+    packaging = types.SimpleNamespace(pip_ensure=decline, load_requirements=lambda given: given)
+    _slicer(monkeypatch, packaging=packaging)
+    monkeypatch.setitem(sys.modules, "slicer.packaging", packaging)
+    assert dependencies.missing_in_words(path) == "no-such-package"
+    with pytest.raises(dependencies.Missing, match=r"no-such-package>=1.0 were not installed \(User declined"):
+        dependencies.ensure(path, print)
+
+
+def test_slicer_5_10_asks_and_installs_with_its_own_pip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    installed: list[Any] = []
+    path = tmp_path / "requirements.txt"
+    path.write_text("no-such-package>=1.0\n")
+    answers = iter([False, True])
+    util = types.SimpleNamespace(confirmOkCancelDisplay=lambda *a: next(answers), pip_install=installed.append)
+    _slicer(monkeypatch, util=util)
+    monkeypatch.setitem(sys.modules, "slicer.packaging", None)
+    with pytest.raises(dependencies.Missing, match="were not installed"):
+        dependencies.ensure(path, print)
+    assert installed == []
+    with pytest.raises(dependencies.Missing, match="still missing"):
+        dependencies.ensure(path, print)
+    assert installed == [["no-such-package>=1.0"]]
+
+
+@pytest.mark.parametrize("gone", ["owner", "folder", "cancelled"])
+def test_worker_ends_itself_when_nobody_waits_for_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gone: str) -> None:
+    monkeypatch.setenv(worker.FOLDER, str(tmp_path))
+    monkeypatch.setenv(worker.CANCEL, str(tmp_path / "cancel"))
+    monkeypatch.setenv(worker.OWNER, "1")
+    monkeypatch.setattr(worker, "_POLITE_SECONDS", 0.05)
+    must_end = worker.reasons_to_end()
+    assert not must_end()
+    if gone == "owner":
+        monkeypatch.setattr(worker, "alive", lambda pid: False)
+    elif gone == "folder":
+        tmp_path.rmdir()
+    else:
+        (tmp_path / "cancel").touch()
+        assert not must_end(), "a polite stop gets its time"
+        time.sleep(0.1)
+    assert must_end()

@@ -1,0 +1,270 @@
+"""Volumes and segmentations ↔ files and arrays, on slicer-core's real nodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import slicer
+import slicer.util
+import vtk
+
+SHAPE = (6, 16, 20)  # k, j, i
+
+
+def rotation(degrees: float, axis: int) -> np.ndarray:
+    a, (i, j) = np.radians(degrees), [n for n in range(3) if n != axis]
+    r = np.eye(3)
+    r[i, i] = r[j, j] = np.cos(a)
+    r[i, j], r[j, i] = -np.sin(a), np.sin(a)
+    return r
+
+
+def matrix(directions: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
+    m = np.eye(4)
+    m[:3, :3] = directions * np.array(spacing)
+    m[:3, 3] = (12.0, -34.0, 56.0)
+    return m
+
+
+GRIDS = {
+    "axial": matrix(np.diag([-1.0, -1.0, 1.0]), (0.5, 0.5, 5.0)),
+    "anisotropic": matrix(np.diag([-1.0, -1.0, 1.0]), (0.4, 0.7, 3.0)),
+    "oblique": matrix(rotation(17, 0) @ rotation(9, 2) @ np.diag([-1.0, -1.0, 1.0]), (0.5, 0.5, 5.0)),
+    "permuted": matrix(np.array([[0.0, 0, -1], [-1, 0, 0], [0, 1, 0]]), (0.5, 2.0, 0.8)),
+    "left-handed": matrix(np.diag([1.0, -1.0, 1.0]), (0.5, 0.5, 5.0)),
+}
+
+
+def volume_node(grid: str = "axial", kind: Any = np.int16) -> Any:
+    from SAHLoRASlicer.volumes import volume_from_array
+
+    values = np.random.default_rng(0).integers(0, 2000, SHAPE).astype(kind)
+    return volume_from_array(values, GRIDS[grid], "CT")
+
+
+def some_mask() -> np.ndarray:
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[1:4, 3:9, 5:15] = 1
+    mask[2, 4, 6] = 0
+    return mask
+
+
+def tilt(volume: Any, degrees: float = 20.0) -> Any:
+    """An acquisition transform that shears the slices along the patient's front, as DICOM reading makes one for a tilted gantry."""
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Acquisition transform")
+    shear = np.eye(4)
+    shear[1, 2] = np.tan(np.radians(degrees))
+    node.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(shear))
+    volume.SetAndObserveTransformNodeID(node.GetID())
+    return shear
+
+
+def bend(volume: Any) -> None:
+    """A transform that no affine map follows: slices unevenly apart."""
+    points = [vtk.vtkPoints(), vtk.vtkPoints()]
+    for k in range(6):
+        for x, y in ((0, 0), (10, 0), (0, -10), (10, -10)):
+            points[0].InsertNextPoint(12 - x, -34 + y, 56 + 5 * k)
+            points[1].InsertNextPoint(12 - x, -34 + y, 56 + 5 * k + (4.0 if k > 2 else 0.0))
+    spline = vtk.vtkThinPlateSplineTransform()
+    spline.SetBasisToR()
+    spline.SetSourceLandmarks(points[0])
+    spline.SetTargetLandmarks(points[1])
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", "bend")
+    node.SetAndObserveTransformToParent(spline)
+    volume.SetAndObserveTransformNodeID(node.GetID())
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("kind", [np.int16, np.uint16, np.float32])
+def test_file_of_a_volume_has_its_voxels_and_its_place(scene: Any, tmp_path: Path, grid: str, kind: Any) -> None:
+    from SAHLoRASlicer.volumes import read_array, write_volume
+
+    volume = volume_node(grid, kind)
+    assert write_volume(volume, tmp_path / "ct.nrrd")
+    array, place = read_array(tmp_path / "ct.nrrd")
+    assert array.dtype == kind
+    assert np.array_equal(array, slicer.util.arrayFromVolume(volume))
+    assert np.allclose(place, GRIDS[grid], atol=1e-6)
+
+
+def test_tilt_by_a_transform_reaches_the_core_as_true_slice_positions(scene: Any, tmp_path: Path) -> None:
+    import SimpleITK as sitk
+    from SAHLoRALib.volume import volume_from_image
+    from SAHLoRASlicer.volumes import write_volume
+
+    volume = volume_node()
+    tilt(volume, 20.0)
+    assert write_volume(volume, tmp_path / "ct.nrrd")
+    ct = volume_from_image(sitk.ReadImage(str(tmp_path / "ct.nrrd")))
+    assert abs(ct.tilt_degrees) == pytest.approx(20.0, abs=0.01)
+    assert ct.gaps_mm == pytest.approx(np.full(5, 5.0), abs=1e-6)
+
+
+def test_bent_volume_is_written_as_a_hardened_copy_and_stays_as_it_is(scene: Any, tmp_path: Path) -> None:
+    from SAHLoRASlicer.volumes import write_volume
+
+    volume = volume_node()
+    bend(volume)
+    before, nodes = slicer.util.arrayFromVolume(volume).copy(), scene.GetNumberOfNodes()
+    assert not write_volume(volume, tmp_path / "ct.nrrd")
+    assert np.array_equal(slicer.util.arrayFromVolume(volume), before)
+    assert volume.GetParentTransformNode() is not None
+    assert scene.GetNumberOfNodes() == nodes
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_mask_comes_back_voxel_by_voxel_from_the_segment(scene: Any, grid: str) -> None:
+    from SAHLoRASlicer.segmentations import add_segment, segment_array
+
+    volume = volume_node(grid)
+    segmentation, segment = add_segment(some_mask(), volume)
+    assert np.array_equal(segment_array(segmentation, segment, volume), some_mask())
+    assert segmentation.GetNodeReference(segmentation.GetReferenceImageGeometryReferenceRole()) is volume
+
+
+def test_segment_of_a_tilted_volume_lies_under_its_transform(scene: Any) -> None:
+    from SAHLoRASlicer.segmentations import add_segment, segment_array
+
+    volume = volume_node()
+    tilt(volume)
+    segmentation, segment = add_segment(some_mask(), volume)
+    assert segmentation.GetParentTransformNode() is volume.GetParentTransformNode()
+    assert np.array_equal(segment_array(segmentation, segment, volume), some_mask())
+
+
+def test_segment_of_a_bent_volume_lies_in_the_world(scene: Any, tmp_path: Path) -> None:
+    from SAHLoRASlicer.segmentations import add_segment, segment_array
+    from SAHLoRASlicer.volumes import read_array, volume_from_array, write_volume
+
+    volume = volume_node()
+    bend(volume)
+    write_volume(volume, tmp_path / "ct.nrrd")
+    array, place = read_array(tmp_path / "ct.nrrd")
+    mask = np.zeros(array.shape, np.uint8)
+    mask[1:3, 4:9, 4:9] = 1
+    segmentation, segment = add_segment(mask, volume, place)
+    assert segmentation.GetParentTransformNode() is None
+    grid = volume_from_array(array, place, "grid")
+    assert np.array_equal(segment_array(segmentation, segment, grid), mask)
+
+
+def test_existing_segmentation_keeps_its_segments_and_gets_a_new_one(scene: Any) -> None:
+    from SAHLoRASlicer.segmentations import add_segment, segment_array
+
+    volume = volume_node()
+    segmentation, first = add_segment(some_mask(), volume)
+    overlapping = np.zeros(SHAPE, np.uint8)
+    overlapping[2:5, 5:12, 2:10] = 1
+    again, second = add_segment(overlapping, volume, segmentation=segmentation)
+    assert again is segmentation and segmentation.GetSegmentation().GetNumberOfSegments() == 2
+    assert np.array_equal(segment_array(segmentation, first, volume), some_mask())
+    assert np.array_equal(segment_array(segmentation, second, volume), overlapping)
+    names = [segmentation.GetSegmentation().GetSegment(s).GetName() for s in (first, second)]
+    assert names == ["Haemorrhage", "Haemorrhage 2"]
+
+
+def test_no_haemorrhage_is_an_empty_segment(scene: Any) -> None:
+    from SAHLoRASlicer.segmentations import add_segment, segment_array
+
+    volume = volume_node()
+    segmentation, segment = add_segment(np.zeros(SHAPE, np.uint8), volume)
+    assert segmentation.GetSegmentation().GetSegment(segment) is not None
+    assert not segment_array(segmentation, segment, volume).any()
+
+
+def test_segment_bears_snomed_codes_colour_and_surface(scene: Any) -> None:
+    from SAHLoRALib.images import HAEMORRHAGE_TAG
+    from SAHLoRASlicer.segmentations import HAEMORRHAGE, SUBARACHNOID, add_segment
+    from SAHLoRASlicer.selftest import _tag
+
+    assert HAEMORRHAGE == HAEMORRHAGE_TAG, "files of the core and nodes of Slicer say the same"
+    volume = volume_node()
+    segmentation, segment = add_segment(some_mask(), volume, terminology=SUBARACHNOID)
+    node = segmentation.GetSegmentation().GetSegment(segment)
+    assert "SCT^50960005^Hemorrhage" in _tag(node) and "SCT^35951006^Subarachnoid space" in _tag(node)
+    assert node.GetColor() == pytest.approx((0.85, 0.12, 0.12))
+    surface = vtk.vtkPolyData()
+    segmentation.GetClosedSurfaceRepresentation(segment, surface)
+    assert surface.GetNumberOfPoints() > 0
+
+
+def test_segmentation_goes_into_the_study_of_its_volume(scene: Any) -> None:
+    from SAHLoRASlicer.segmentations import add_segment
+
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    patient = hierarchy.CreateSubjectItem(hierarchy.GetSceneItemID(), "Patient")
+    study = hierarchy.CreateStudyItem(patient, "Study")
+    volume = volume_node()
+    item = hierarchy.GetItemByDataNode(volume) or hierarchy.CreateItem(study, volume)
+    hierarchy.SetItemParent(item, study)
+    segmentation, _ = add_segment(some_mask(), volume)
+    assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(segmentation)) == study
+
+
+def test_segmentation_survives_seg_nrrd(scene: Any, tmp_path: Path) -> None:
+    from SAHLoRASlicer.segmentations import HAEMORRHAGE, add_segment, segment_array
+    from SAHLoRASlicer.selftest import _tag
+
+    volume = volume_node("oblique")
+    segmentation, _ = add_segment(some_mask(), volume)
+    storage = scene.AddNewNodeByClass("vtkMRMLSegmentationStorageNode")
+    storage.SetFileName(str(tmp_path / "s.seg.nrrd"))
+    assert storage.WriteData(segmentation)
+    again = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "again")
+    assert storage.ReadData(again)
+    segment = again.GetSegmentation().GetNthSegmentID(0)
+    assert _tag(again.GetSegmentation().GetSegment(segment)) == HAEMORRHAGE
+    assert np.array_equal(segment_array(again, segment, volume), some_mask())
+
+
+def test_scene_bundle_keeps_segmentation_parameters_and_training_cases(panel: Any, tmp_path: Path) -> None:
+    from SAHLoRASlicer import cases
+    from SAHLoRASlicer.segmentations import add_segment, segment_array
+
+    volume = volume_node("oblique")
+    segmentation, segment = add_segment(some_mask(), volume)
+    panel._parameterNode.inputVolume = volume
+    panel._parameterNode.smallestMl = 0.25
+    panel._parameterNode.flips = True
+    assert cases.add_case(volume, segmentation, segment)
+    assert slicer.mrmlScene.WriteToMRB(str(tmp_path / "scene.mrb"))
+    slicer.mrmlScene.Clear(1)
+    assert slicer.mrmlScene.ReadFromMRB(str(tmp_path / "scene.mrb"), False)
+    panel.initializeParameterNode()
+    volume = slicer.util.getFirstNodeByName("CT")
+    assert panel._parameterNode.inputVolume is volume
+    assert panel.ui.smallestSpinBox.value == 0.25 and panel.ui.flipsCheckBox.checked
+    case = cases.cases()[0]
+    assert case.volume is volume
+    assert np.array_equal(segment_array(case.segmentation, case.segment, volume), some_mask())
+
+
+def test_training_cases_are_listed_once_and_forgotten_with_their_nodes(scene: Any) -> None:
+    from SAHLoRASlicer import cases
+    from SAHLoRASlicer.segmentations import add_segment
+
+    volume = volume_node()
+    segmentation, first = add_segment(some_mask(), volume)
+    _, second = add_segment(some_mask(), volume, segmentation=segmentation)
+    assert cases.cases() == []
+    assert cases.add_case(volume, segmentation, first) and cases.add_case(volume, segmentation, second)
+    assert not cases.add_case(volume, segmentation, first)
+    cases.remove_case(cases.cases()[0])
+    assert [case.segment for case in cases.cases()] == [second]
+    scene.RemoveNode(segmentation)
+    assert cases.cases() == []
+
+
+@pytest.mark.parametrize("shape, word", [((1, 16, 16), "single slice"), (None, "empty")])
+def test_unusable_volumes_are_refused_in_words(scene: Any, shape: Any, word: str) -> None:
+    from SAHLoRASlicer.volumes import volume_from_array, why_unusable
+
+    if shape is None:
+        node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "V")
+    else:
+        node = volume_from_array(np.zeros(shape, np.int16), np.eye(4), "V")
+    assert word in why_unusable(node)

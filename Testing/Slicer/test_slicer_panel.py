@@ -1,0 +1,390 @@
+"""The panel and its background job, as a user goes: clicks, a real worker process, results in the scene. Qt is the stand-in, MRML is Slicer's."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+import time
+import unittest
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import slicer
+import slicer.util
+
+
+def wait(condition: Callable[[], Any], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing came"
+        slicer.app.processEvents()
+        time.sleep(0.01)
+
+
+def finished(panel: Any) -> Callable[[], bool]:
+    return lambda: not panel.logic.running
+
+
+@pytest.fixture
+def ready(panel: Any, sample: Any) -> Any:
+    panel.initializeParameterNode()
+    return panel
+
+
+class FakeProcess:
+    """A QProcess that does what the test says. A list of all that was asked of it."""
+
+    def __init__(self) -> None:
+        self.slots: dict[str, Any] = {}
+        self.asked: list[str] = []
+        self.output = b""
+
+    def connect(self, signal: str, slot: Any) -> None:
+        self.slots[signal.partition("(")[0]] = slot
+
+    def setProcessEnvironment(self, environment: Any) -> None:
+        self.environment = environment
+
+    def start(self, program: str, arguments: list[str]) -> None:
+        self.asked.append("start")
+        self.arguments = arguments
+
+    def say(self, *lines: Any) -> None:
+        self.output += b"".join((line if isinstance(line, bytes) else json.dumps(line).encode()) + b"\n" for line in lines)
+        self.slots["readyReadStandardOutput"]()
+
+    def end(self, code: int) -> None:
+        self.slots["finished"](code, 0)
+
+    def readAllStandardOutput(self) -> bytes:
+        output, self.output = self.output, b""
+        return output
+
+    def readAllStandardError(self) -> bytes:
+        return b""
+
+    def terminate(self) -> None:
+        self.asked.append("terminate")
+
+    def kill(self) -> None:
+        self.asked.append("kill")
+
+    def waitForFinished(self, milliseconds: int) -> bool:
+        return True
+
+
+def fake_job(process: FakeProcess, later: list[Any] | None = None, outcomes: list[Any] | None = None, events: list[Any] | None = None) -> Any:
+    from SAHLoRASlicer.job import BackgroundJob
+
+    events, outcomes, later = [] if events is None else events, [] if outcomes is None else outcomes, [] if later is None else later
+    return BackgroundJob(events.append, outcomes.append, lambda: process, lambda ms, f: later.append((ms, f)), program="python")
+
+
+# --- the job alone
+
+
+@pytest.mark.parametrize(
+    "lines, code, state, word",
+    [
+        ([{"event": "result", "ok": True}], 0, "done", ""),
+        ([{"event": "result", "ok": True}], 1, "done", ""),
+        ([], 0, "failed", "no result"),
+        ([{"event": "result"}], 3, "failed", "code 3"),
+        ([{"event": "error", "message": "The disk is full."}], 2, "failed", "The disk is full."),
+        ([b"Segmentation fault \xff\xfe"], -11, "failed", "Segmentation fault"),
+    ],
+)
+def test_job_succeeds_with_a_good_code_and_a_result_only(scene: Any, lines: list[Any], code: int, state: str, word: str) -> None:
+    process, outcomes = FakeProcess(), []
+    job = fake_job(process, outcomes=outcomes)
+    job.start({"command": "segment"})
+    process.say(*lines)
+    process.end(code)
+    assert [outcome.state for outcome in outcomes] == [state] and word in outcomes[0].message
+    assert not job.running and not job.folder.exists()
+
+
+def test_half_a_line_waits_for_its_other_half(scene: Any) -> None:
+    process, events = FakeProcess(), []
+    job = fake_job(process, events=events)
+    job.start({"command": "segment"})
+    text = json.dumps({"event": "log", "message": "Größe"}, ensure_ascii=False).encode() + b"\n"
+    for n in range(len(text)):
+        process.output += text[n : n + 1]
+        process.slots["readyReadStandardOutput"]()
+    assert [event["message"] for event in events] == ["Größe"]
+    job.abandon()
+
+
+def test_cancel_asks_politely_then_firmly_then_kills(scene: Any) -> None:
+    process, later, outcomes = FakeProcess(), [], []
+    job = fake_job(process, later, outcomes)
+    job.start({"command": "segment"})
+    job.cancel()
+    assert (job.folder / "cancel").exists() and process.asked == ["start"]
+    assert [ms for ms, _ in later] == sorted(ms for ms, _ in later) and later[-1][0] < 2000
+    for _, ask in later:
+        ask()
+    assert process.asked == ["start", "terminate", "kill"]
+    process.say({"event": "result"})
+    process.end(130)
+    assert [outcome.state for outcome in outcomes] == ["cancelled"] and not job.folder.exists()
+    for _, ask in later:
+        ask()  # late timers of a job that is over harm nobody
+    assert len(outcomes) == 1
+
+
+def test_abandoned_job_tells_nobody(scene: Any) -> None:
+    process, outcomes, events = FakeProcess(), [], []
+    job = fake_job(process, outcomes=outcomes, events=events)
+    job.start({"command": "segment"})
+    job.abandon()
+    process.say({"event": "log", "message": "late"})
+    process.end(0)
+    assert outcomes == [] and events == [] and "kill" in process.asked and not job.folder.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the launcher is a shell script")
+def test_child_of_a_launcher_ends_too(module: Any, scene: Any, tmp_path: Path) -> None:
+    """PythonSlicer is a launcher whose child outlives it when only the launcher is killed."""
+    from SAHLoRASlicer.job import BackgroundJob
+
+    launcher = tmp_path / "PythonSlicer"
+    launcher.write_text(f'#!/bin/sh\n"{sys.executable}" "$@"\nexit $?\n')
+    launcher.chmod(0o755)
+    outcomes: list[Any] = []
+    job = BackgroundJob(lambda event: None, outcomes.append, program=str(launcher))
+    job.start({"command": "segment", "inputs": ["missing.nrrd"], "output": str(tmp_path / "out")})
+    wait(lambda: job.pid)
+    assert job.pid != job._process.processId()
+    start = time.monotonic()
+    job.cancel()
+    wait(lambda: outcomes, 5)
+    assert time.monotonic() - start < 2.5
+    wait(lambda: not _runs(job.pid), 2)
+
+
+def test_program_that_is_not_there_is_said(module: Any, scene: Any) -> None:
+    from SAHLoRASlicer.job import BackgroundJob
+
+    outcomes: list[Any] = []
+    job = BackgroundJob(lambda event: None, outcomes.append, program="/no/such/python")
+    job.start({"command": "segment"})
+    wait(lambda: outcomes, 5)
+    assert outcomes[0].state == "failed" and "could not be started" in outcomes[0].message
+    assert not job.folder.exists()
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
+
+
+# --- the panel
+
+
+def test_segment_button_says_why_it_is_disabled(panel: Any, module: Any) -> None:
+    assert not panel.ui.segmentButton.enabled
+    assert "Select a head CT" in panel.ui.segmentButton.toolTip
+    assert not panel.ui.editButton.enabled and "Check volumes" in panel.ui.batchButton.toolTip
+
+
+def test_without_a_model_the_panel_says_where_to_put_one(panel: Any, sample: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from SAHLoRASlicer import models
+
+    monkeypatch.setattr(models, "model_folders", lambda: [tmp_path])
+    panel.initializeParameterNode()
+    assert not panel.ui.segmentButton.enabled and "No model is there" in panel.ui.segmentButton.toolTip
+
+
+def test_model_line_says_what_the_choice_is(ready: Any) -> None:
+    assert ready.ui.modelComboBox.currentText == "tiny"
+    assert "Untrained." in ready.ui.modelLabel.text and "not measured" in ready.ui.modelLabel.text
+
+
+def test_adapters_are_offered_with_their_own_base_only(panel: Any, model_folder: Path, sample: Any) -> None:
+    from SAHLoRALib.adapters import AdapterConfig, attach
+    from SAHLoRALib.network import MultiViewUnet, NetworkConfig
+    from SAHLoRALib.slices import PixelGrid
+    from SAHLoRALib.weights import load_network, read_info, save_adapter, save_base
+
+    info = read_info(model_folder / "tiny.safetensors")
+    network, _ = load_network(info)
+    config = AdapterConfig(rank=1)
+    attach(network, config)
+    made = [model_folder / "asah.safetensors", model_folder / "other.safetensors"]
+    save_adapter(network, config, made[0], base=info, description="Aneurysmal subarachnoid haemorrhage.")
+    save_base(MultiViewUnet(NetworkConfig(levels=2, width=5)), made[1], grid=PixelGrid())
+    try:
+        panel.initializeParameterNode()
+        panel.picker.choose("tiny", "asah")
+        panel.onModelChosen()
+        assert panel._parameterNode.adapter == "asah" and "An adapter (cp-lora, rank 1) of tiny" in panel.ui.modelLabel.text
+        assert "Subarachnoid space" in panel.settings().terminology
+        panel.ui.modelComboBox.setCurrentIndex(panel.ui.modelComboBox.findData("other"))
+        assert panel.ui.adapterComboBox.findData("asah") < 0 and panel._parameterNode.adapter == "none"
+    finally:
+        for path in made:
+            path.unlink()
+
+
+def test_click_on_segment_brings_mask_table_plot_and_probability(ready: Any, sample: Any, tmp_path: Path) -> None:
+    ready.ui.probabilityCheckBox.checked = True
+    ready.ui.segmentButton.click()
+    folder = ready.logic.run.job.folder
+    assert ready.ui.segmentButton.text == "Cancel" and ready.ui.segmentButton.enabled
+    assert not any(name in path.name for path in folder.iterdir() for name in (sample.GetName(),)), "no node's name in a file name"
+    wait(finished(ready))
+    assert ready.ui.segmentButton.text == "Segment" and not folder.exists()
+    found = ready.logic.lastResult()
+    assert found.ml > 100, "half of the threshold is everything within the skull"
+    assert f"{found.ml:.2f} mL" in ready.ui.resultLabel.text and str(folder) not in ready.ui.logText.plainText
+    table = slicer.util.getFirstNodeByClassByName("vtkMRMLTableNode", "SAHLoRA volumes")
+    assert table.GetNumberOfRows() == 1 and table.GetCellText(0, 2) == f"{found.ml:.2f}"
+    chart = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLPlotChartNode")
+    areas = slicer.util.arrayFromTableColumn(chart.GetNthPlotSeriesNode(0).GetTableNode(), "Area (cm²)")
+    assert len(areas) == 30 and areas.sum() * sample.GetSpacing()[2] / 10 == pytest.approx(found.ml, rel=0.01)
+    assert slicer.util.arrayFromVolume(found.probability).shape == (30, 256, 256)
+    ready.logic.lastResult().save(tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text())["source"] == sample.GetName()
+    assert (tmp_path / "montage.png").read_bytes().startswith(b"\x89PNG")
+    ready.ui.trainButton.click()
+    ready.ui.copyLogButton.click()
+    assert "training cases" in slicer.app.clipboard().text()
+    slicer.mrmlScene.RemoveNode(found.segmentation)
+    assert ready.logic.lastResult() is None and not ready.ui.editButton.enabled
+
+
+def test_batch_goes_on_after_a_bad_volume_and_fills_its_rows(ready: Any, sample: Any) -> None:
+    from SAHLoRASlicer.volumes import local_matrix, volume_from_array
+
+    bad = volume_from_array(np.zeros((30, 64, 64), np.int16), local_matrix(sample), "no head")
+    import qt
+
+    for row in range(2):
+        ready.ui.batchTable.item(row, 0).setCheckState(qt.Qt.Checked)
+    ready.refresh()
+    assert len(ready.batch.checked()) == 2 and ready.ui.batchButton.enabled
+    ready.ui.batchButton.click()
+    wait(finished(ready))
+    rows = {name: (state, ml) for name, state, ml in ready.batch.rows()}
+    assert rows[sample.GetName()][0] == "segmented" and float(rows[sample.GetName()][1]) > 100
+    assert rows[bad.GetName()][0].startswith("failed:") and "scan_002" not in rows[bad.GetName()][0]
+    assert len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")) == 1
+
+
+def test_folder_of_studies_ends_with_a_csv(ready: Any, sample: Any, tmp_path: Path) -> None:
+    from SAHLoRASlicer.samples import sample_file
+
+    source = tmp_path / "studies"
+    source.mkdir()
+    (source / "good.nrrd").write_bytes(sample_file().read_bytes())
+    (source / "bad.nrrd").write_bytes(b"no scan")
+    ready.ui.batchInputEdit.currentPath = str(source)
+    assert "folder for the results" in ready.ui.batchButton.toolTip
+    ready.ui.batchOutputEdit.currentPath = str(tmp_path / "results")
+    ready.ui.batchButton.click()
+    wait(finished(ready))
+    rows = {row["name"]: row for row in csv.DictReader((tmp_path / "results" / "summary.csv").open())}
+    assert rows["good"]["status"] == "ok" and rows["bad"]["status"] == "failed"
+    shown = {name: state for name, state, _ in ready.batch.rows()}
+    assert shown["good"] == "segmented" and shown["bad"].startswith("failed")
+    assert "summary.csv" in ready.ui.logText.plainText
+    assert slicer.util.getNodesByClass("vtkMRMLSegmentationNode") == []
+
+
+def _start(panel: Any) -> tuple[int, Path]:
+    panel.ui.segmentButton.click()
+    job = panel.logic.run.job
+    wait(lambda: job.pid)
+    return job.pid, job.folder
+
+
+@pytest.mark.parametrize("seconds", [0.0, 2.5])
+def test_cancel_ends_the_process_within_two_seconds_and_leaves_nothing(ready: Any, seconds: float) -> None:
+    pid, folder = _start(ready)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        slicer.app.processEvents()
+    start = time.monotonic()
+    ready.ui.segmentButton.click()
+    assert not ready.ui.segmentButton.enabled
+    wait(finished(ready), 5)
+    assert time.monotonic() - start < 2.5
+    wait(lambda: not _runs(pid), 1)
+    assert not folder.exists() and slicer.util.getNodesByClass("vtkMRMLSegmentationNode") == []
+    assert ready.ui.segmentButton.enabled and "Cancelled" in ready.ui.statusLabel.text
+
+
+def test_closing_the_scene_during_a_run_ends_it_quietly(ready: Any) -> None:
+    pid, folder = _start(ready)
+    slicer.mrmlScene.Clear(0)
+    wait(finished(ready), 5)
+    wait(lambda: not _runs(pid), 1)
+    assert not folder.exists() and slicer.util.getNodesByClass("vtkMRMLSegmentationNode") == []
+
+
+def test_volume_removed_during_a_run_drops_its_result_and_says_so(ready: Any, sample: Any) -> None:
+    _start(ready)
+    slicer.mrmlScene.RemoveNode(sample)
+    wait(finished(ready))
+    assert slicer.util.getNodesByClass("vtkMRMLSegmentationNode") == [] and "removed" in ready.ui.logText.plainText
+
+
+def test_run_goes_on_while_another_module_is_shown(ready: Any) -> None:
+    _start(ready)
+    ready.exit()
+    wait(finished(ready))
+    ready.enter()
+    assert ready.logic.lastResult() is not None
+
+
+def test_closing_the_panel_during_a_run_ends_the_process(ready: Any) -> None:
+    pid, folder = _start(ready)
+    ready.cleanup()  # what Slicer calls when it quits, and when the module is reloaded
+    wait(lambda: not _runs(pid), 2)
+    assert not folder.exists()
+    slicer.app.processEvents()
+
+
+def test_declined_installation_leaves_the_panel_usable(ready: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from SAHLoRASlicer import dependencies
+
+    def decline(path: Path, log: Any) -> None:
+        raise dependencies.Missing("PyTorch was not installed, and nothing can be segmented without it.")
+
+    monkeypatch.setattr(dependencies, "ensure", decline)
+    ready.ui.segmentButton.click()
+    assert not ready.logic.running and ready.ui.segmentButton.enabled
+    assert "PyTorch was not installed" in ready.ui.statusLabel.text
+
+
+def test_misspelt_signals_and_calls_of_properties_raise_in_the_stand_in(panel: Any) -> None:
+    with pytest.raises(AttributeError, match="no signal"):
+        panel.ui.segmentButton.connect("clickd(bool)", panel.onSegment)
+    with pytest.raises(TypeError):
+        panel.ui.segmentButton.text()
+    with pytest.raises(AttributeError):
+        panel.ui.segmentButton.toolTipp = "x"
+
+
+def test_modules_own_test_passes(module: Any, scene: Any, model_folder: Path) -> None:
+    suite = unittest.defaultTestLoader.loadTestsFromTestCase(module.SAHLoRASegmentTest)
+    result = unittest.TestResult()
+    suite.run(result)
+    assert result.testsRun >= 2 and not result.skipped, result.skipped
+    assert result.wasSuccessful(), [text for _, text in (*result.errors, *result.failures)]
+
+
+def test_nothing_of_a_run_is_left_in_the_temporary_folder(module: Any) -> None:
+    import tempfile
+
+    ours = [p for p in Path(tempfile.gettempdir()).glob("SAHLoRA-*") if p.stat().st_uid == os.getuid()] if sys.platform != "win32" else []
+    assert not [p for p in ours if (p / "job.json").exists() and json.loads((p / "job.json").read_text())["cancel_file"].startswith(str(p))]
