@@ -372,12 +372,13 @@ def test_pretrain_then_train_then_segment(cohort: Path, tmp_path: Path, models: 
     for path in models.iterdir():
         path.unlink()
     common = ["--crop", "32", "32", "--batch", "2", "--device", "cpu", "--steps", "4", "--steps-per-epoch", "2"]
+    train = ["train", str(cohort), "--name", "mine", "--folds", "0", "--adapter.rank", "2"]
     run = tmp_path / "run"
     assert main(["pretrain", str(cohort), "--name", "tbi-base", "--run", str(run / "a"), *TINY, "--steps", "4", "--steps-per-epoch", "2"]) == 0
     base = read_info(models / "tbi-base.safetensors")
     assert base.kind == "base" and base.network.width == 4 and base.training["cases"] == 5 and base.training["validation_cases"] == 1
     capsys.readouterr()
-    assert main(["train", str(cohort), "--name", "mine", "--run", str(run / "b"), "--adapter.rank", "2", "--events", "json", *common]) == 0
+    assert main([*train, "--run", str(run / "b"), "--events", "json", *common]) == 0
     events = json_lines(capsys.readouterr().out)
     [result] = of_kind(events, "result")
     adapter = read_info(models / "mine.safetensors")
@@ -386,9 +387,9 @@ def test_pretrain_then_train_then_segment(cohort: Path, tmp_path: Path, models: 
     assert main(["segment", str(cohort / "c0.nrrd"), "--output", str(tmp_path / "out"), "--adapter", "mine"]) == 0
     capsys.readouterr()
     # Finished, the same command ends at once with the same model; another training does not take its name.
-    assert main(["train", str(cohort), "--name", "mine", "--run", str(run / "b"), "--adapter.rank", "2", *common]) == 0
+    assert main([*train, "--run", str(run / "b"), *common]) == 0
     assert read_info(models / "mine.safetensors").digest == adapter.digest
-    assert main(["train", str(cohort), "--name", "mine", "--run", str(run / "c"), *common]) == 2 and "already" in capsys.readouterr().err
+    assert main([*train, "--run", str(run / "c"), *common]) == 2 and "already" in capsys.readouterr().err
 
 
 def test_training_stops_before_it_begins_where_cases_are_wrong(cohort: Path, tmp_path: Path, capsys: Capture) -> None:

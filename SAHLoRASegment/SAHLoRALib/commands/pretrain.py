@@ -12,8 +12,6 @@ from ..events import Events
 from ..training_config import TrainingConfig
 from .fitting import TrainingArguments, train_and_save
 
-DETAILS = (TrainingConfig.__doc__ or "",)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(TrainingArguments):
