@@ -31,11 +31,14 @@ AUGMENTATIONS = ("none", "laboratory", "scanner", "both")
 
 @dataclass(frozen=True)
 class Augmentation:
-    """kind: of AUGMENTATIONS. strength: scales every range; 0 leaves crop and flip. weigh_contrast: use the laboratory's loss weight."""
+    """How training slices are varied."""
 
     kind: str = "scanner"
+    """Of the augmentation: none, laboratory, scanner or both."""
     strength: float = 1.0
+    """Of the augmentation: scales every range; 0 leaves crop and flip."""
     weigh_contrast: bool = True
+    """Let a slice of which the laboratory's augmentation moves the HU window count less in the loss."""
 
     def __post_init__(self) -> None:
         if self.kind not in AUGMENTATIONS:
