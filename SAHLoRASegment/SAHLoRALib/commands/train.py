@@ -2,39 +2,116 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from ..errors import ConfigError
 from ..events import Events
 from ..training_config import TrainingConfig
-from .fitting import TrainingArguments, train_and_save
+from .fitting import DEFAULT_SHARE, TrainingArguments, train_and_save
 
-DETAILS = (TrainingConfig.__doc__ or "",)
+if TYPE_CHECKING:
+    from ..crossvalidation import CrossValidation
+    from ..weights import ModelInfo
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(TrainingArguments):
-    """Adapt a base to your own annotated cases, with an adapter or by standard fine-tuning. Stopped, the same command goes on; it ends with a model
-    in your model folder, ready for: sahlora segment.
+    """Adapt a base to your own annotated cases, with an adapter or by standard fine-tuning: cross-validation by patient, then one model that is
+    trained on all cases. Stopped, the same command goes on; finished folds are not done again.
+
+    The model lies in your model folder, ready for: sahlora segment; its header holds what the cross-validation measured. The run folder holds
+    report.md, the evaluation's tables, the folds, and in predictions the mask of every case by the network that had not seen it. With --folds 0 there
+    is no cross-validation, and the validation cases choose the weights.
 
     On several GPUs: torchrun --nproc-per-node 4 -m SAHLoRALib train ...
     """
 
     base: str = ""
     """Name or file of the base; without it the default model."""
+    folds: int = 3
+    """Of the cross-validation; kept in the run folder when cases are added. 0 for none."""
+    edges: tuple[float, ...] = ()
+    """mL between the volume strata of the evaluation; without them the tertiles of the annotated volumes."""
     settings: Annotated[TrainingConfig, tyro.conf.arg(name="")] = field(default_factory=TrainingConfig)
     """How it is trained."""
 
 
 def run(arguments: Arguments, events: Events) -> int:
     """Returns 0. Raises SAHLoRAError."""
-    if arguments.settings.strategy == "scratch":
+    config = arguments.settings
+    if config.strategy == "scratch":
         raise ConfigError("train adapts a base; to train one from scratch use: sahlora pretrain.")
+    if arguments.folds < 0 or arguments.folds == 1:
+        raise ConfigError(f"folds must be 0 (no cross-validation) or at least 2, not {arguments.folds}.")
     from ..catalogue import Catalogue
     from ..segmenter import DEFAULT_MODEL
 
     base = Catalogue().find(arguments.base or DEFAULT_MODEL, "base")
-    return train_and_save("train", arguments, arguments.settings, base, events)
+    if arguments.folds == 0:
+        events.log("Without cross-validation (--folds 0) nothing tells how good the model is on patients it has not seen.", "warning")
+        return train_and_save("train", arguments, config, base, events)
+    return _cross_validated(arguments, config, base, events)
+
+
+def _cross_validated(arguments: Arguments, config: TrainingConfig, base: ModelInfo, events: Events) -> int:
+    from ..cases import CaseTable
+    from ..catalogue import user_folder
+    from ..crossvalidation import RUNS, check_target, cross_validate, processes, train_final, usable_cases
+    from ..evaluation import check_edges
+    from ..report import write_training_report
+    from ..runs import Cohort
+
+    share = DEFAULT_SHARE if arguments.validation_share is None else arguments.validation_share
+    if arguments.validation is not None:
+        raise ConfigError("A validation table goes with --folds 0; in cross-validation every fold keeps some of its own patients (validation_share).")
+    if not 0.0 <= share <= 0.5:
+        raise ConfigError(f"validation_share must lie between 0 and 0.5, not at {share:g}.")
+    check_edges(arguments.edges or None)
+    target = check_target(arguments.folder or user_folder(), arguments.name, config, base)
+    output = arguments.run or Path("runs") / arguments.name
+    table = CaseTable.read(arguments.cases, arguments.segment)
+    with processes(config) as group:
+        events = events if group.leads else Events(arguments.cancel_file)
+        for warning in table.warnings:
+            events.log(warning, "warning")
+        usable = usable_cases(table, events)
+        if arguments.fresh and group.leads:
+            shutil.rmtree(output / RUNS, ignore_errors=True)
+        cohort = Cohort(usable.table, base, config.memory_gb)
+        validated = cross_validate(
+            config, cohort, usable, output, events, count=arguments.folds, validation=share, seed=config.seed, edges=arguments.edges or None,
+            more=1, group=group,
+        )  # fmt: skip
+        info = train_final(config, cohort, usable, validated, output, target, events, description=arguments.description, group=group)
+        if not group.leads:
+            return 0
+    report = write_training_report(output, info, base, usable, validated)
+    arguments.say(_told(info, validated, report))
+    events.result(
+        command="train",
+        model=str(info.path),
+        name=info.name,
+        digest=info.digest,
+        steps=info.training["steps"],
+        trainable=info.training["trainable"],
+        seconds=info.training["seconds"] + sum(result.seconds for _, result in validated.runs),
+        threshold=info.threshold,
+        folds=validated.folds.count,
+        metrics=info.metrics,
+        run=str(output),
+        report=str(report),
+        predictions=str(output / "predictions"),
+    )
+    return 0
+
+
+def _told(info: ModelInfo, validated: CrossValidation, report: Path) -> str:
+    from .evaluate import told
+
+    lead = f"Out-of-fold predictions of {len(validated.evaluation.patients)} patients in {validated.folds.count} folds:"
+    return "\n".join([lead, told(validated.evaluation), "", f"{info.name}: {info.path}", f"Report: {report}"])

@@ -1,0 +1,275 @@
+"""Cross-validation of one training configuration by patient, and the model for use that is trained on all cases afterwards.
+
+    table, volumes, digests = usable_cases(CaseTable.read("cases"), events)
+    result = cross_validate(config, cohort, volumes, digests, "work", 3, ...)
+    train_final(config, cohort, result, ...)
+
+The folds are written once (folds.json) and kept when cases are added: no patient changes sides. Within a fold's training part some patients are
+held out for early stopping and the threshold, so the fold's test patients decide nothing. The final model learns from all cases for as many epochs as
+the folds needed on average, with their median threshold; its header says what the cross-validation measured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+from .batch import Within
+from .case_check import patient_volumes, require_usable
+from .cases import CaseTable
+from .device import choose_compute
+from .errors import CaseError, ConfigError, SAHLoRAError
+from .evaluation import ALL, Evaluation, summarise
+from .events import Events
+from .folds import Folds, folds_for, split_validation
+from .parallel import Group, process_group
+from .runs import (
+    PREDICTIONS,
+    Cohort,
+    Run,
+    RunResult,
+    case_digests,
+    copy_file,
+    effective,
+    execute,
+    run_digest,
+    wait_for_all,
+)
+from .statistics import RESAMPLES
+from .training import fit, save_model
+from .training_config import TrainingConfig
+from .weights import ModelInfo, model_path, read_info
+
+FOLDS = "folds.json"
+RUNS = "runs"
+#: Rows of a split that is kept for a later, independent test.
+TEST_SPLIT = "test"
+#: Measures in the header of the final model.
+_TOLD = ("dice", "soft_dice", "precision", "recall", "hd95_mm", "surface_dice", "annotated_ml", "predicted_ml", "absolute_error_ml", "relative_error")
+
+
+@dataclass(frozen=True)
+class Usable:
+    """Checked cases: table; volumes: patient → annotated mL; digests: case → digest of its voxels."""
+
+    table: CaseTable
+    volumes: dict[str, float]
+    digests: dict[str, str]
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """folds; runs with their results, a pair a fold; evaluation of all out-of-fold predictions together."""
+
+    folds: Folds
+    runs: tuple[tuple[Run, RunResult], ...]
+    evaluation: Evaluation
+
+
+def usable_cases(table: CaseTable, events: Events) -> Usable:
+    """Read and check everything. Cases of the split "test" are left out: they are for a later test of the finished model.
+
+    Raises one CaseError that names all that is wrong.
+    """
+    kept = table.where(lambda case: case.split != TEST_SPLIT)
+    if len(kept) < len(table):
+        events.log(f"{len(table) - len(kept)} cases of the split test are left out; they are for testing the finished model.")
+    if not len(kept):
+        raise CaseError("All cases of the table belong to the split test, so there is nothing to train on.")
+    findings = kept.check(events)
+    require_usable(findings)
+    for finding in findings:
+        for warning in finding.warnings:
+            events.log(f"{finding.case}: {warning}", "warning")
+    return Usable(kept, patient_volumes(kept, findings), case_digests(kept, findings))
+
+
+def plan_folds(
+    config: TrainingConfig, usable: Usable, folds: Folds, base: ModelInfo | None, *, method: str, rank: int, label: str, validation: float, seed: int
+) -> list[Run]:
+    """A run for each fold. validation: share of a fold's training patients that is held out for early stopping; 0 for none."""
+    runs = []
+    patients = set(usable.volumes)
+    for fold in range(folds.count):
+        learning = folds.training_patients(fold, patients)
+        held: tuple[str, ...] = ()
+        if validation:
+            learning, held = split_validation({p: usable.volumes[p] for p in learning}, validation, seed)
+        sides = (learning, held, folds.test_patients(fold, patients))
+        parts = [tuple(case.case for case in usable.table.of_patients(side)) for side in sides]
+        digest = run_digest(config, base, parts, usable.digests)
+        runs.append(Run(method, rank, label, fold, config, parts[0], parts[1], parts[2], digest))
+    return runs
+
+
+def method_of(config: TrainingConfig) -> tuple[str, int, str]:
+    """method, rank and label of a configuration."""
+    if config.strategy == "adapter":
+        return config.adapter.method, config.adapter.rank, f"{config.adapter.method}, rank {config.adapter.rank}"
+    return config.strategy, 0, config.what
+
+
+def cross_validate(
+    config: TrainingConfig,
+    cohort: Cohort,
+    usable: Usable,
+    output: Path,
+    events: Events,
+    *,
+    count: int = 3,
+    validation: float = 0.2,
+    seed: int = 0,
+    edges: Sequence[float] | None = None,
+    resamples: int = RESAMPLES,
+    more: int = 0,
+    group: Group | None = None,
+) -> CrossValidation:
+    """Train and predict fold by fold; finished folds are not done again.
+
+    output gets folds.json, runs/, predictions/ (out-of-fold masks, named after their cases) and the evaluation's tables. more: trainings that
+    follow, for the progress. Raises ConfigError (more folds than patients), SAHLoRAError, Cancelled.
+    """
+    group = group or Group()
+    config = effective(config, cohort.base)
+    folds = folds_for(output / FOLDS, usable.volumes, count, seed)
+    method, rank, label = method_of(config)
+    runs = plan_folds(config, usable, folds, cohort.base, method=method, rank=rank, label=label, validation=validation, seed=seed)
+    results = []
+    for number, run in enumerate(runs):
+        place = (number, len(runs) + more)
+        results.append(execute(run, cohort, output / RUNS, events, place=place, group=group))
+    evaluation = summarise([row for result in results for row in result.rows], edges=edges, resamples=resamples, seed=seed)
+    if group.leads:
+        evaluation.write(output)
+        for run in runs:
+            for name in run.test:
+                source = output / RUNS / run.name / PREDICTIONS / f"{name}.nrrd"
+                if source.is_file():
+                    copy_file(source, output / PREDICTIONS / source.name)
+    wait_for_all(group, config)
+    return CrossValidation(folds, tuple(zip(runs, results, strict=True)), evaluation)
+
+
+def train_final(
+    config: TrainingConfig,
+    cohort: Cohort,
+    usable: Usable,
+    validated: CrossValidation | None,
+    output: Path,
+    target: Path,
+    events: Events,
+    *,
+    description: str = "",
+    licence: str = "Apache-2.0",
+    group: Group | None = None,
+) -> ModelInfo:
+    """Train on all cases and write the model to `target`; a model that this very training wrote there before is left as it is.
+
+    Without `validated` all epochs are trained and the base's threshold is kept. Raises SAHLoRAError, Cancelled.
+    """
+    group = group or Group()
+    names = tuple(case.case for case in usable.table)
+    config = effective(config, cohort.base)
+    measured: dict[str, Any] = {}
+    if validated is not None:
+        cache = cohort.slices(names, config.grid, events)
+        per_epoch = config.steps_per_epoch or max(1, math.ceil(len(cache.positives) / max(1, round(config.batch * config.positive_share))))
+        epochs = mean(result.best_epoch for _, result in validated.runs)
+        config = replace(config, steps=max(1, round(epochs * per_epoch)))
+        measured = header_figures(validated)
+    digest = run_digest(config, cohort.base, (names, (), ()), usable.digests)
+    method, rank, label = method_of(config)
+    run = Run(method, rank, f"{label}, all cases", None, config, names, (), (), digest)
+    if (info := _already(target, digest, measured)) is not None:
+        events.log(f"{target} is finished already.")
+        return info
+    before = len(validated.runs) if validated else 0
+    told = Within(events, "Training", before, 1, before + 1, "all cases")
+    trained = fit(
+        config, cohort.slices(names, config.grid, events), (), cohort.base, output / RUNS / run.name, told,
+        context={"run": run.label, "method": method, "rank": rank, "fold": None},
+    )  # fmt: skip
+    if validated is not None:
+        trained = replace(trained, threshold=median(result.threshold for _, result in validated.runs))
+    about = {"run": digest, "cases": len(names), "patients": len(usable.volumes), "figures": _fingerprint(measured)}
+    if group.leads:
+        save_model(trained, target, metrics=measured, training=about, description=description, licence=licence)
+    wait_for_all(group, config)
+    return read_info(target)
+
+
+def header_figures(validated: CrossValidation) -> dict[str, Any]:
+    """What the cross-validation measured, for a model's header: no names of cases or patients."""
+    evaluation = validated.evaluation
+    rows = evaluation.summary.to_dict(orient="records")
+    figures: dict[str, Any] = {}
+    for row in rows:
+        if row["measure"] in _TOLD and row["stratum"] == ALL:
+            figures[row["measure"]] = {key: _short(row[key]) for key in ("mean", "low", "high", "sd", "median", "n")}
+    strata = {row["stratum"]: {"mean": _short(row["mean"]), "n": row["n"]} for row in rows if row["measure"] == "dice" and row["stratum"] != ALL}
+    agreement = evaluation.agreement.to_dict(orient="records")[0]
+    names = ("icc", "icc_low", "icc_high", "bias_ml", "limit_low", "limit_high")
+    return {
+        "how": f"cross-validation by patient in {validated.folds.count} folds, out-of-fold predictions of {len(evaluation.patients)} patients; "
+        "the model itself was then trained on all cases",
+        **figures,
+        "dice_by_volume": strata,
+        "volume_agreement": {name: _short(agreement[name]) for name in names},
+        "folds": validated.folds.count,
+        "patients": len(evaluation.patients),
+    }
+
+
+def check_target(folder: Path, name: str, config: TrainingConfig, base: ModelInfo | None) -> Path:
+    """Where the finished model goes. Raises ConfigError, before any work is done, where another training's model lies there."""
+    path = model_path(folder, name)
+    if not path.exists():
+        return path
+    taken = f"There is a model {path} already, of another training; choose another name or remove it."
+    try:
+        kept = read_info(path)
+        theirs = TrainingConfig.from_dict(kept.training["config"])
+    except (SAHLoRAError, KeyError, TypeError) as error:
+        raise ConfigError(taken) from error
+    mine = effective(config, base)
+    same_base = base is None or kept.base_digest == base.digest
+    # The steps of the final training follow from the cross-validation.
+    if not same_base or replace(theirs, steps=mine.steps).identity() != mine.identity():
+        raise ConfigError(taken)
+    return path
+
+
+@contextmanager
+def processes(config: TrainingConfig) -> Iterator[Group]:
+    """torchrun's processes for the whole of a command, so that they stay together between trainings."""
+    backend = "nccl" if choose_compute(config.device, "float32").device.type == "cuda" else "gloo"
+    with process_group(backend) as group:
+        yield group
+
+
+def _already(target: Path, digest: str, measured: Mapping[str, Any]) -> ModelInfo | None:
+    """The model, if this training with these figures wrote it."""
+    try:
+        info = read_info(target) if target.is_file() else None
+    except SAHLoRAError:
+        return None
+    same = info is not None and info.training.get("run") == digest and info.training.get("figures") == _fingerprint(measured)
+    return info if same else None
+
+
+def _fingerprint(figures: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(figures, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _short(value: Any) -> float | int | None:
+    """Six digits; NaN becomes None."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return int(value)

@@ -1,0 +1,343 @@
+"""A run: one training on one part of the cases, and what it predicts on the others. Cross-validations and studies are made of runs.
+
+Every run has a folder of its own, named after a digest of all that decides its result (settings, base, cases of each part): a finished run is found
+again and never done twice, and a changed setting or case makes another run. In the folder lie the checkpoint while it is going on,
+model.safetensors, predictions/ (a mask for each test case on the scan's own grid) and, last of all, run.json. Predictions are made by the
+`Segmenter` that users run, so the figures are those that a user gets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import json
+import math
+import re
+import tempfile
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import __version__
+from .batch import Within
+from .case_check import Finding
+from .cases import Case, CaseTable
+from .checkpoint import FILE_NAME as CHECKPOINT
+from .ct import CTVolume, write_segmentation
+from .device import choose_compute
+from .errors import CaseError, ConfigError, SAHLoRAError
+from .evaluation import labels_of
+from .events import Events
+from .files import replacing, write_text
+from .images import open_image
+from .metrics import case_metrics
+from .parallel import Group
+from .samples import CachedCase, SliceCache
+from .segmenter import SegmentConfig, Segmenter
+from .slices import PixelGrid
+from .training import fit, save_model
+from .training_config import TrainingConfig
+from .weights import ModelInfo, load_network, read_info
+
+FORMAT = 1
+RESULT = "run.json"
+MODEL = "model.safetensors"
+PREDICTIONS = "predictions"
+ZERO_SHOT = "zero-shot"
+#: Share of a run's time that training takes; for the progress only.
+_TRAINING_SHARE = 0.85
+#: Volumes that are kept in memory between runs, GB.
+_VOLUMES_GB = 1.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is to be done; plain data, so that it can travel to another machine.
+
+    method: an adapter method, a fine-tuning strategy, "scratch", or ZERO_SHOT for the base as it is. rank: of the adapter, 0 where there is none.
+    label: for people and tables; runs of one label are the folds of one method. fold: from 0, None without folds. config: of ZERO_SHOT only device
+    and precision count. training, validation, test: names of cases. digest: see `run_digest`.
+    variant: settings and label of its own, named in the study's file.
+    """
+
+    method: str
+    rank: int
+    label: str
+    fold: int | None
+    config: TrainingConfig
+    training: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+    digest: str
+    variant: bool = False
+
+    @property
+    def trains(self) -> bool:
+        return self.method != ZERO_SHOT
+
+    @property
+    def name(self) -> str:
+        """Of its folder: cp-lora-r8-fold1-3fa9c2d1e0."""
+        words = [self.method, f"r{self.rank}" if self.rank else "", "" if self.fold is None else f"fold{self.fold + 1}", self.digest[:10]]
+        return re.sub(r"[^a-z0-9+-]+", "-", "-".join(word for word in words if word))
+
+    @property
+    def title(self) -> str:
+        """For progress and log: cp-lora, rank 8, fold 1."""
+        return self.label if self.fold is None else f"{self.label}, fold {self.fold + 1}"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What came out. rows: `case_metrics` of every test case, with case, patient and site. trainable: how many numbers learnt. file_bytes: of the
+    model that a user would need beside the base. seconds: of training; predict_seconds: of segmenting all test cases. peak_memory_mb: of the process
+    while it trained, its libraries and cached slices included. best_step: whose weights were kept; best_epoch: the same in epochs.
+    """
+
+    digest: str
+    label: str
+    fold: int | None
+    rows: list[dict[str, Any]]
+    trainable: int = 0
+    file_bytes: int = 0
+    seconds: float = 0.0
+    predict_seconds: float = 0.0
+    peak_memory_mb: float = 0.0
+    steps: int = 0
+    best_step: int = 0
+    best_epoch: float = 0.0
+    stopped_early: bool = False
+    threshold: float = 0.5
+    validation: dict[str, Any] | None = None
+    history: list[dict[str, Any]] | None = None
+    computing: str = ""
+    date: str = ""
+    version: str = __version__
+
+
+class Cohort:
+    """The cases of a table as runs need them: read once, and shared by all folds and methods.
+
+    base: what is fine-tuned; None for training from scratch. memory_gb: for slices on the network's pixels; more than that is mapped from files.
+    """
+
+    def __init__(self, table: CaseTable, base: ModelInfo | None, memory_gb: float = 4.0) -> None:
+        self.table, self.base, self._memory_gb = table, base, memory_gb
+        self._slices: dict[PixelGrid, dict[str, CachedCase]] = {}
+        self._volumes: OrderedDict[str, tuple[CTVolume, np.ndarray]] = OrderedDict()
+        self._spill: tempfile.TemporaryDirectory[str] | None = None
+
+    def slices(self, names: Iterable[str], grid: PixelGrid, events: Events) -> SliceCache:
+        """These cases' slices on a grid; the first call reads all cases of the table."""
+        if grid not in self._slices:
+            if self._spill is None:
+                self._spill = tempfile.TemporaryDirectory(prefix="sahlora-slices-", ignore_cleanup_errors=True)
+            folder = Path(self._spill.name) / str(len(self._slices))
+            cached = SliceCache.read(self.table, grid, memory_gb=self._memory_gb, spill=folder, events=events, stage="Reading cases")
+            self._slices[grid] = {case.name: case for case in cached.cases}
+        return SliceCache([self._slices[grid][name] for name in names], grid)
+
+    def read(self, name: str) -> tuple[CTVolume, np.ndarray]:
+        """Scan and annotation; the latest stay in memory."""
+        if name not in self._volumes:
+            self._volumes[name] = self.table[name].read()
+            while len(self._volumes) > 1 and sum(ct.hu.nbytes + mask.nbytes for ct, mask in self._volumes.values()) > _VOLUMES_GB * 1e9:
+                self._volumes.popitem(last=False)
+        self._volumes.move_to_end(name)
+        return self._volumes[name]
+
+
+def effective(config: TrainingConfig, base: ModelInfo | None) -> TrainingConfig:
+    """The settings as `fit` will run them: network and grid are the base's, but for training from scratch."""
+    return config if config.strategy == "scratch" or base is None else replace(config, network=base.network, grid=base.grid)
+
+
+def case_digests(table: CaseTable, findings: Iterable[Finding]) -> dict[str, str]:
+    """Case → digest of its scan's and its mask's voxels."""
+    scans = {finding.case: f"{finding.digest} {finding.ml:.6g}" for finding in findings if finding.ml is not None}
+    return {case.case: hashlib.sha256(f"{scans.get(case.case)} {_mask_digest(case)}".encode()).hexdigest() for case in table}
+
+
+def run_digest(config: TrainingConfig | None, base: ModelInfo | None, parts: Iterable[Iterable[str]], digests: Mapping[str, str]) -> str:
+    """64 hexadecimal digits over settings, base and the cases of the three parts (training, validation, test)."""
+    used = None if config is not None and config.strategy == "scratch" else base
+    content = {
+        "format": FORMAT,
+        "config": config.identity() if config else None,
+        "base": used.digest if used else None,
+        "parts": [[(name, digests[name]) for name in part] for part in parts],
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def finished(run: Run, folder: Path) -> RunResult | None:
+    """The result of a run that was done before; None where it must be done (again). folder: of all runs."""
+    path = folder / run.name / RESULT
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.pop("format") != FORMAT or content["digest"] != run.digest or content.pop("complete") is not True:
+            return None
+        content["rows"] = [{k: math.nan if v is None else v for k, v in row.items()} for row in content["rows"]]
+        return replace(RunResult(**content), label=run.label)
+    return None
+
+
+def execute(
+    run: Run, cohort: Cohort, folder: Path, events: Events, *, place: tuple[int, int] = (0, 1), stage: str = "Training", group: Group | None = None
+) -> RunResult:
+    """Do a run, or go on with it; returns its result at once when it is finished already. folder: of all runs.
+
+    place: (number, total) of the run among others, for the progress of the whole, which is called `stage`. group: the processes of torchrun, which
+    all call this; test cases are spread over them. Raises SAHLoRAError, Cancelled after a checkpoint.
+    """
+    group = group or Group()
+    done = finished(run, folder)
+    wait_for_all(group, run.config)
+    if done is not None:
+        return done
+    here = folder / run.name
+    number, total = place
+    events.check_cancel()
+    result = RunResult(run.digest, run.label, run.fold, [])
+    if not run.trains:
+        if cohort.base is None:
+            raise ConfigError("There is no base whose predictions could be measured without fine-tuning; name one.")
+        info = cohort.base
+    else:
+        config = effective(run.config, cohort.base)
+        caches = [cohort.slices(names, config.grid, events) for names in (run.training, run.validation)]
+        _reset_peak_memory()
+        context = {"run": run.label, "method": run.method, "rank": run.rank, "fold": run.fold}
+        told = _Named(events, stage, number, _TRAINING_SHARE, total, run.title)
+        trained = fit(config, caches[0], caches[1], cohort.base, here, told, context=context)
+        if group.leads:
+            save_model(trained, here / MODEL, training={"run": run.digest, "cases": len(run.training)})
+        wait_for_all(group, config)
+        info = read_info(here / MODEL)
+        result = replace(
+            result, trainable=trained.trainable, file_bytes=(here / MODEL).stat().st_size, seconds=round(trained.seconds, 3),
+            peak_memory_mb=round(trained.peak_memory_mb, 1), steps=trained.steps, best_step=trained.best_step,
+            best_epoch=trained.best_step / max(1, trained.history[0]["step"]), stopped_early=trained.stopped_early, threshold=trained.threshold,
+            validation=trained.best.as_dict() if trained.best else None, history=trained.history, computing=" ".join(trained.notes),
+        )  # fmt: skip
+    start = time.monotonic()
+    told = _Named(events, stage, number + _TRAINING_SHARE, 1 - _TRAINING_SHARE, total, run.title)
+    rows = _predict(run, cohort, info, here, told, group) if run.test else []
+    if group.leads:
+        result = replace(
+            result, rows=rows, predict_seconds=round(time.monotonic() - start, 3),
+            threshold=info.threshold, date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        )  # fmt: skip
+        _write_result(here, result)
+    wait_for_all(group, run.config)
+    written = finished(run, folder)
+    if written is None:
+        raise SAHLoRAError(f"The result of {run.title} in {here} cannot be read back; check the disk, and run the same command again.")
+    return written
+
+
+def wait_for_all(group: Group, config: TrainingConfig) -> None:
+    """Until every process of the group has come here."""
+    if group.size > 1:
+        group.any(False, choose_compute(config.device, "float32").device)
+
+
+def load_segmenter(info: ModelInfo, base: ModelInfo | None, config: TrainingConfig) -> Segmenter:
+    """The segmenter that a user of this model runs, on the device of the training."""
+    settings = SegmentConfig(device=config.device, precision=config.precision)  # type: ignore[arg-type]
+    if info.stands_alone:
+        return Segmenter(load_network(info)[0], info, None, settings)
+    assert base is not None
+    return Segmenter(load_network(base, info)[0], base, info, settings)
+
+
+def _predict(run: Run, cohort: Cohort, info: ModelInfo, here: Path, events: Events, group: Group) -> list[dict[str, Any]]:
+    """Segment and measure the test cases; each case's figures are written with its mask, so a cancel loses one case at most."""
+    segmenter = load_segmenter(info, cohort.base, run.config)
+    for number in range(group.rank, len(run.test), group.size):
+        name = run.test[number]
+        events.check_cancel()
+        events.progress("predicting", number, len(run.test), f"predicting {name}")
+        if _read_row(here, name, info.digest) is not None:
+            continue
+        case = cohort.table[name]
+        ct, reference = cohort.read(name)
+        found = segmenter.segment(ct, Within(events, "predicting", number, 1, len(run.test), "predicting"), keep_probability=True)
+        row = {**labels_of(case), **case_metrics(found.mask, found.probability, reference, ct)}
+        write_segmentation(found.mask, ct, here / PREDICTIONS / f"{name}.nrrd")
+        write_text(_row_path(here, name), json.dumps({"model": info.digest, "row": _plain(row)}))
+    events.progress("predicting", 1, 1)
+    wait_for_all(group, run.config)
+    rows = [_read_row(here, name, info.digest) for name in run.test]
+    return [row for row in rows if row is not None]
+
+
+def _row_path(here: Path, name: str) -> Path:
+    return here / PREDICTIONS / f"{name}.json"
+
+
+def _read_row(here: Path, name: str, model: str) -> dict[str, Any] | None:
+    """The figures of a case, where they were measured with this very model and its mask is there."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        content = json.loads(_row_path(here, name).read_text(encoding="utf-8"))
+        if content["model"] == model and (here / PREDICTIONS / f"{name}.nrrd").is_file():
+            return dict(content["row"])
+    return None
+
+
+def _write_result(here: Path, result: RunResult) -> None:
+    """Its presence says that the run is complete; the checkpoint is not needed any more."""
+    write_text(here / RESULT, json.dumps({"format": FORMAT, "complete": True, **_plain(asdict(result))}, indent=1, allow_nan=False) + "\n")
+    with contextlib.suppress(OSError):
+        (here / CHECKPOINT).unlink(missing_ok=True)
+        for row in result.rows:
+            _row_path(here, str(row["case"])).unlink(missing_ok=True)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """A copy that is there as a whole or not at all (OutputError)."""
+    with replacing(target) as temporary:
+        temporary.write_bytes(source.read_bytes())
+
+
+class _Named(Within):
+    """A run's events: its progress is a part of the whole's, its log lines say whose they are."""
+
+    def log(self, message: str, level: str = "info") -> None:
+        super().log(f"{self._name}: {message}", level)
+
+
+def _mask_digest(case: Case) -> str:
+    """Of the mask's voxels as they lie in the file, and of which of them count."""
+    if case.mask is None:
+        return "none"
+    import SimpleITK as sitk
+
+    values = sitk.GetArrayViewFromImage(open_image(case.mask, CaseError))
+    return hashlib.sha256(f"{case.segment} {values.shape}".encode() + values.astype(np.int32).tobytes()).hexdigest()
+
+
+def _reset_peak_memory() -> None:
+    """Let `peak_memory_mb` count from here. Linux and CUDA can; elsewhere it stays the largest of the process."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _plain(value: Any) -> Any:
+    """JSON without NaN and numpy numbers."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,170 @@
+"""A study: methods × ranks × folds on one case table, each a run; then tables, claims, figures and a report.
+
+Runs that are finished are kept and skipped, so a study may be stopped at any point, gone on with, or extended by methods, ranks or cases. A run that
+fails does not stop the others: its method is left out of the tables, and the report names it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .cases import CaseTable
+from .catalogue import Catalogue
+from .crashlog import write_crash_log
+from .crossvalidation import FOLDS, RUNS, Usable, plan_folds, processes, usable_cases
+from .errors import Cancelled, ConfigError, OutputError, SAHLoRAError
+from .events import Events
+from .files import write_text
+from .folds import Folds, folds_for
+from .parallel import Group
+from .runs import ZERO_SHOT, Cohort, Run, RunResult, effective, execute, finished, run_digest
+from .study_config import StudyConfig
+from .study_tables import Tables, choose_reference, make_tables
+from .weights import ModelInfo
+
+STAGE = "Study"
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """tables: of the complete methods, None where there is none. failed: runs with the sentence that says why. skipped: finished before."""
+
+    tables: Tables | None
+    report: Path | None
+    runs: tuple[tuple[Run, RunResult], ...]
+    failed: tuple[tuple[Run, str], ...]
+    skipped: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that runs need, and that a machine elsewhere can be told: cases, base, folder."""
+
+    table: CaseTable
+    base: ModelInfo | None
+    folder: Path
+    memory_gb: float
+
+
+#: Digest of a run → its result, or the sentence that says why it failed.
+Outcomes = dict[str, RunResult | str]
+#: Does runs.
+Executor = Callable[[Work, Sequence[Run], Events], Outcomes]
+
+
+def run_study(config: StudyConfig, events: Events, executor: Executor | None = None) -> StudyResult:
+    """Do what is missing, then write all tables, figures and the report.
+
+    executor: how the runs are done; by default one after the other in this process (or in torchrun's processes together).
+    Raises ConfigError, CaseError, ModelError before any run, OutputError, Cancelled after a checkpoint.
+    """
+    from .report import write_study_report
+
+    needs_base = any(config_.strategy != "scratch" or method == ZERO_SHOT for method, _, _, config_, _ in config.configurations())
+    base = Catalogue().find(config.base, "base") if needs_base else None
+    with processes(config.training) as group:
+        events = events if group.leads else Events()
+        table = CaseTable.read(config.cases, config.segment)
+        for warning in table.warnings:
+            events.log(warning, "warning")
+        usable = usable_cases(table, events)
+        folds = folds_for(config.output / FOLDS, usable.volumes, config.folds, config.training.seed)
+        runs = plan_study(config, usable, folds, base)
+        choose_reference(config.reference, runs)  # says at once what is not there
+        if group.leads:
+            write_text(config.output / "study.json", _settings(config))
+        work = Work(usable.table, base, config.output / RUNS, config.training.memory_gb)
+        before = {run.digest for run in runs if finished(run, work.folder) is not None}
+        events.log(f"{len(runs)} runs on {len(usable.table)} cases of {len(usable.volumes)} patients; {len(before)} are finished already.")
+        outcomes = (executor or in_this_process(group))(work, runs, events)
+        if not group.leads:
+            return StudyResult(None, None, (), (), 0)
+    done = tuple((run, result) for run in runs if isinstance(result := outcomes[run.digest], RunResult))
+    failed = tuple((run, reason) for run in runs if isinstance(reason := outcomes[run.digest], str))
+    tables = _tables(config, runs, done, base)
+    if tables is None:
+        return StudyResult(None, None, done, failed, len(before))
+    tables.write(config.output)
+    report = write_study_report(config, tables, usable, folds, base, done, failed)
+    return StudyResult(tables, report, done, failed, len(before))
+
+
+def plan_study(config: StudyConfig, usable: Usable, folds: Folds, base: ModelInfo | None) -> list[Run]:
+    """All runs, zero-shot as one without folds. Raises ConfigError where two would be the same."""
+    everything = tuple(case.case for case in usable.table)
+    runs: list[Run] = []
+    for method, rank, label, settings, variant in config.configurations():
+        settings = effective(settings, base)
+        if method == ZERO_SHOT:
+            digest = run_digest(None, base, ((), (), everything), usable.digests)
+            runs.append(Run(method, rank, label, None, settings, (), (), everything, digest))
+            continue
+        planned = plan_folds(
+            settings, usable, folds, base, method=method, rank=rank, label=label, validation=config.validation, seed=config.training.seed
+        )
+        runs += [replace(run, variant=variant) for run in planned]
+    seen: dict[str, Run] = {}
+    for run in runs:
+        if (other := seen.setdefault(run.digest, run)) is not run:
+            raise ConfigError(f"{run.label} and {other.label} are the same training; leave one out.")
+    return runs
+
+
+def in_this_process(group: Group) -> Executor:
+    """One run after the other; slices are read once for all."""
+
+    def do(work: Work, runs: Sequence[Run], events: Events) -> Outcomes:
+        cohort = Cohort(work.table, work.base, work.memory_gb)
+        return {run.digest: attempt(run, cohort, work.folder, events, place=(number, len(runs)), group=group) for number, run in enumerate(runs)}
+
+    return do
+
+
+def attempt(
+    run: Run, cohort: Cohort, folder: Path, events: Events, *, place: tuple[int, int] = (0, 1), group: Group | None = None
+) -> RunResult | str:
+    """The run's result, or the sentence that says why it failed. Raises Cancelled and OutputError, which concern all runs; of several processes
+    any error, since the others would wait for this one.
+    """
+    try:
+        result = execute(run, cohort, folder, events, place=place, stage=STAGE, group=group)
+    except (Cancelled, OutputError):
+        raise
+    except Exception as error:  # also of a library: the other runs are still done
+        if group is not None and group.size > 1:
+            raise
+        reason = _sentence(error)
+    else:
+        events.progress(STAGE, place[0] + 1, place[1], run.title)
+        return result
+    events.log(f"{run.title} failed: {reason}", "warning")
+    return reason
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, SAHLoRAError):
+        return str(error)
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        return "The memory does not suffice for this run; choose a smaller batch or crop."
+    return write_crash_log(error)
+
+
+def _tables(config: StudyConfig, runs: Sequence[Run], done: Sequence[tuple[Run, RunResult]], base: ModelInfo | None) -> Tables | None:
+    """Of the methods all of whose runs are done."""
+    have = {run.digest for run, _ in done}
+    missing = {run.label for run in runs if run.digest not in have}
+    complete = [(run, result) for run, result in done if run.label not in missing]
+    if not complete:
+        return None
+    reference = config.reference
+    if reference:
+        chosen = choose_reference(reference, runs)
+        reference = "" if chosen in missing else chosen
+    return make_tables(complete, base, edges=config.edges or None, reference=reference, resamples=config.resamples, seed=config.training.seed)
+
+
+def _settings(config: StudyConfig) -> str:
+    return json.dumps(config.as_dict(), indent=1, ensure_ascii=False, default=str) + "\n"
