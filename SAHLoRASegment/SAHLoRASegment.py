@@ -6,8 +6,8 @@ from typing import Annotated
 import qt
 import slicer
 import vtk
-from SAHLoRASlicer import cases, dependencies, models, samples, segmentations, tables, volumes
-from SAHLoRASlicer.job import BackgroundJob, Outcome
+from SAHLoRASlicer import cases, dependencies, models, samples, tables, volumes
+from SAHLoRASlicer.job import BackgroundJob
 from SAHLoRASlicer.panel import BatchTable, ModelPicker, ProgressLine
 from SAHLoRASlicer.runs import FolderRun, SegmentRun, SegmentSettings
 from SAHLoRASlicer.selftest import SAHLoRASegmentTest  # noqa: F401  (Slicer looks for it here)
@@ -175,7 +175,7 @@ class SAHLoRASegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             index = self.ui.deviceComboBox.findData(node.device)
             self.ui.deviceComboBox.setCurrentIndex(max(index, 0))
             self.ui.thresholdSlider.enabled = not node.modelThreshold
-            if not self.logic.running:
+            if not self.logic.running and not self.ui.batchInputEdit.currentPath:
                 self.batch.show_volumes(self.logic.usableVolumes())
             self._showButtons()
         finally:

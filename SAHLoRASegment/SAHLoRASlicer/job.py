@@ -78,7 +78,12 @@ class BackgroundJob:
         self._process = self._new_process()
         # String signatures, and the slots held here: PythonQt forgets bound methods that nobody else holds.
         self._slots = [self._read, self._read_errors, self._ended, self._not_started]
-        signals = ("readyReadStandardOutput()", "readyReadStandardError()", "finished(int,QProcess::ExitStatus)", "errorOccurred(QProcess::ProcessError)")
+        signals = (
+            "readyReadStandardOutput()",
+            "readyReadStandardError()",
+            "finished(int,QProcess::ExitStatus)",
+            "errorOccurred(QProcess::ProcessError)",
+        )
         for name, slot in zip(signals, self._slots, strict=True):
             self._process.connect(name, slot)
         self._process.setProcessEnvironment(environment(self.folder, cancel))
@@ -165,7 +170,7 @@ class BackgroundJob:
             self._finish(Outcome("failed", self._result, self._error or self._words(code)))
 
     def _not_started(self, error: Any = None) -> None:
-        if self._process.state() == 0 and not self._over and self.pid is None and _is_failed_to_start(self._process):
+        if not self._over and _is_failed_to_start(self._process):
             self._finish(Outcome("failed", None, f"The background process could not be started: {self._process.errorString()}."))
 
     def _words(self, code: int) -> str:

@@ -167,12 +167,15 @@ class BatchTable:
         table.horizontalHeader().setStretchLastSection(True)
 
     def show_volumes(self, nodes: list[Any]) -> None:
-        """Rows for loaded volumes; what was checked stays checked."""
-        checked = self.checked()
+        """Rows for loaded volumes; what was checked stays checked, and what was said stays said."""
+        shown = self.rows()
+        if nodes == self._nodes and [node.GetName() for node in nodes] == [row[0] for row in shown]:
+            return
+        checked, said = self.checked(), {node: row[1:] for node, row in zip(self._nodes, shown, strict=False)}
         self.clear()
         for node in nodes:
             self._nodes.append(node)
-            item = self._add(node.GetName())
+            item = self._add(node.GetName(), *said.get(node, ("", "")))
             item.setCheckState(self._qt.Qt.Checked if node in checked else self._qt.Qt.Unchecked)
 
     def checked(self) -> list[Any]:
@@ -204,10 +207,10 @@ class BatchTable:
         """What stands in the table."""
         return [tuple(self._table.item(row, column).text() for column in range(3)) for row in range(self._table.rowCount)]  # type: ignore[misc]
 
-    def _add(self, name: str) -> Any:
+    def _add(self, name: str, state: str = "", ml: str = "") -> Any:
         row = self._table.rowCount
         self._table.setRowCount(row + 1)
-        for column, text in enumerate((name, "", "")):
+        for column, text in enumerate((name, state, ml)):
             self._table.setItem(row, column, self._qt.QTableWidgetItem(text))
         return self._table.item(row, 0)
 

@@ -71,6 +71,7 @@ class SAHLoRASegmentTest(ScriptedLoadableModuleTest):
 
     def _prepared(self) -> tuple[Any, Any]:
         import SampleData
+
         import SAHLoRASegment
 
         if missing := dependencies.missing_in_words(SAHLoRASegment.SAHLoRASegmentLogic().requirements):

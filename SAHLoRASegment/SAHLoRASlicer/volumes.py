@@ -134,7 +134,9 @@ def show_probability(array: np.ndarray, volume: Any, ijk_to_ras: np.ndarray | No
 
     own = ijk_to_ras is None
     name = f"{volume.GetName()} haemorrhage probability"
-    node = volume_from_array(array.astype(np.float32), local_matrix(volume) if own else ijk_to_ras, name, volume.GetParentTransformNode() if own else None)
+    node = volume_from_array(
+        array.astype(np.float32), local_matrix(volume) if own else ijk_to_ras, name, volume.GetParentTransformNode() if own else None
+    )
     display = node.GetDisplayNode()
     display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeWarm1")
     display.AutoWindowLevelOff()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import threading
 import time
@@ -43,7 +44,10 @@ def reasons_to_end() -> Callable[[], bool]:
         if cancel and Path(cancel).exists():
             cancelled_at.append(time.monotonic())
         late = bool(cancelled_at) and time.monotonic() - cancelled_at[0] > _POLITE_SECONDS
-        orphan = os.getppid() != launcher or (owner is not None and not alive(int(owner)))
+        left = owner is not None and not alive(int(owner))
+        if left and folder:
+            shutil.rmtree(folder, ignore_errors=True)  # Slicer is gone and cannot
+        orphan = left or os.getppid() != launcher
         return late or orphan or (folder is not None and not Path(folder).is_dir())
 
     return must_end

@@ -129,3 +129,4 @@ def test_worker_ends_itself_when_nobody_waits_for_it(monkeypatch: pytest.MonkeyP
         assert not must_end(), "a polite stop gets its time"
         time.sleep(0.1)
     assert must_end()
+    assert tmp_path.exists() == (gone == "cancelled")

@@ -46,7 +46,10 @@ def test_packages_import_from_a_folder_that_holds_the_listed_files_only(tmp_path
         shutil.copyfile(module / name, tmp_path / name)
     names = [name.removesuffix(".py").replace("/", ".") for name in listed(module) if name.endswith(".py")]
     core = [name.removesuffix(".__init__") for name in names if name.startswith("SAHLoRALib") and not name.endswith("__main__")]
-    light = [f"SAHLoRASlicer.{name}" for name in ("worker", "models", "dependencies", "volumes", "segmentations", "tables", "cases", "samples", "job", "runs")]
+    light = [
+        f"SAHLoRASlicer.{name}"
+        for name in ("worker", "models", "dependencies", "volumes", "segmentations", "tables", "cases", "samples", "job", "runs")
+    ]
     code = f"""
 import importlib, sys
 sys.path.insert(0, {str(tmp_path)!r})

@@ -49,7 +49,10 @@ class Application:
         return self._logic
 
     def processEvents(self) -> None:
-        self._qapplication.processEvents()
+        from PySide6.QtCore import QEventLoop
+
+        # QApplication.processEvents of PySide6 6.12 gives away a reference to None at each call, which ends the process after some ten thousand.
+        QEventLoop().processEvents(QEventLoop.AllEvents)
 
     def clipboard(self) -> Any:
         return self._qapplication.clipboard()
@@ -82,6 +85,7 @@ def install(real_python: str | None = None) -> None:
         setattr(slicer, cls.__name__, cls)
     logic = slicer.vtkSlicerApplicationLogic()
     slicer.app = Application(qapplication, logic)
+    slicer.util.mainWindow = lambda verbose=True: None
     new_scene(logic)
     if real_python:
         _names_of_the_real_ones(ctk, qt)
@@ -130,9 +134,9 @@ def _names_of_the_real_ones(ctk: Any, qt: Any) -> None:
     import slicer
     from PySide6 import QtGui, QtWidgets
 
-    for name in "ctkDoubleSlider ctkDoubleSpinBox ctkComboBox ctkCheckBox ctkRangeWidget ctkDoubleRangeSlider ctkDirectoryButton ctkColorPickerButton ctkCheckablePushButton".split():
+    for name in ["ctkDoubleSlider", "ctkDoubleSpinBox", "ctkComboBox", "ctkCheckBox", "ctkRangeWidget", "ctkDoubleRangeSlider", "ctkDirectoryButton", "ctkColorPickerButton", "ctkCheckablePushButton"]:
         setattr(ctk, name, type(name, (QtWidgets.QWidget,), {}))
-    for name in "qMRMLSliderWidget qMRMLSpinBox qMRMLRangeWidget".split():
+    for name in ["qMRMLSliderWidget", "qMRMLSpinBox", "qMRMLRangeWidget"]:
         setattr(slicer, name, type(name, (QtWidgets.QWidget,), {}))
     for name in ("QRadioButton", "QAbstractButton", "QScrollArea"):
         setattr(qt, name, getattr(QtWidgets, name))

@@ -11,15 +11,12 @@ from typing import Any
 from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
 
 #: Qt classes that the modules use; anything else is missing on purpose, so that its use is noticed.
-WIDGETS = (
-    "QWidget QLabel QPushButton QCheckBox QComboBox QProgressBar QPlainTextEdit QTableWidget QHeaderView QDoubleSpinBox QSpinBox QLineEdit QToolButton "
-    "QMenu QMessageBox QFileDialog QFrame QGroupBox QSlider QTabWidget QListWidget QTextEdit QSplitter"
-).split()
-LAYOUTS = "QVBoxLayout QHBoxLayout QFormLayout QGridLayout".split()
-OBJECTS = "QProcess QTimer".split()
-PLAIN_CORE = "QProcessEnvironment QUrl QSettings QSize Qt QFile QDir QFileInfo QEvent QByteArray QObject".split()
-PLAIN_GUI = "QIcon QDesktopServices QPixmap QColor QPainter QFont".split()
-PLAIN_WIDGETS = "QTableWidgetItem QSizePolicy QApplication QStyleFactory".split()
+WIDGETS = ["QWidget", "QLabel", "QPushButton", "QCheckBox", "QComboBox", "QProgressBar", "QPlainTextEdit", "QTableWidget", "QHeaderView", "QDoubleSpinBox", "QSpinBox", "QLineEdit", "QToolButton", "QMenu", "QMessageBox", "QFileDialog", "QFrame", "QGroupBox", "QSlider", "QTabWidget", "QListWidget", "QTextEdit", "QSplitter"]
+LAYOUTS = ["QVBoxLayout", "QHBoxLayout", "QFormLayout", "QGridLayout"]
+OBJECTS = ["QProcess", "QTimer"]
+PLAIN_CORE = ["QProcessEnvironment", "QUrl", "QSettings", "QSize", "Qt", "QFile", "QDir", "QFileInfo", "QEvent", "QByteArray", "QObject"]
+PLAIN_GUI = ["QIcon", "QDesktopServices", "QPixmap", "QColor", "QPainter", "QFont"]
+PLAIN_WIDGETS = ["QTableWidgetItem", "QSizePolicy", "QApplication", "QStyleFactory"]
 
 _get, _set = QtCore.QObject.property, QtCore.QObject.setProperty
 made: dict[str, type] = {}
@@ -33,10 +30,18 @@ def _signal(sender: Any, signature: str) -> Any:
     name, _, arguments = signature.rstrip(")").partition("(")
     meta = sender.metaObject()
     wanted = bytes(QtCore.QMetaObject.normalizedSignature(signature).data()).decode()
-    known = [bytes(meta.method(n).methodSignature().data()).decode() for n in range(meta.methodCount()) if meta.method(n).methodType() == QtCore.QMetaMethod.Signal]
+    known = [
+        bytes(meta.method(n).methodSignature().data()).decode()
+        for n in range(meta.methodCount())
+        if meta.method(n).methodType() == QtCore.QMetaMethod.Signal
+    ]
     loose = [text.replace("PyObject", "*") for text in known]
-    if wanted not in known and not any(text.partition("(")[0] == name and "PyObject" in original for text, original in zip(loose, known, strict=True)):
-        raise AttributeError(f"{type(sender).__name__} has no signal {signature}; it has {', '.join(k for k in known if k.startswith(name)) or known}")
+    if wanted not in known and not any(
+        text.partition("(")[0] == name and "PyObject" in original for text, original in zip(loose, known, strict=True)
+    ):
+        raise AttributeError(
+            f"{type(sender).__name__} has no signal {signature}; it has {', '.join(k for k in known if k.startswith(name)) or known}"
+        )
     signal = QtCore.QObject.__getattribute__(sender, name)
     try:
         return signal[arguments] if arguments else signal
@@ -127,7 +132,11 @@ def _int_property(name: str, setter: str) -> property:
 
 def adapt(base: type) -> type:
     """A subclass of a Qt class that speaks as PythonQt does."""
-    members: dict[str, Any] = {"__getattribute__": _getattribute, "__setattr__": lambda self, name, value: _setattr(base, self, name, value), "className": lambda self: base.__name__}
+    members: dict[str, Any] = {
+        "__getattribute__": _getattribute,
+        "__setattr__": lambda self, name, value: _setattr(base, self, name, value),
+        "className": lambda self: base.__name__,
+    }
     meta = base.staticMetaObject
     for n in range(meta.propertyCount()):
         name = meta.property(n).name()
