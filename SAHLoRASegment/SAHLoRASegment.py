@@ -441,7 +441,7 @@ class SAHLoRASegmentLogic(ScriptedLoadableModuleLogic):
             if outcome.result:
                 told.append(_("All volumes: {}").format(outcome.result["summary"]))
             return told
-        for row, found in sorted(self.run.results.items()):
+        for _row, found in sorted(self.run.results.items()):
             name = found.segmentation.GetSegmentation().GetSegment(found.segment).GetName()
             if self._table is None or not slicer.mrmlScene.IsNodePresent(self._table):
                 self._table = None

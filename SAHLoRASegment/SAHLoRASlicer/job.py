@@ -1,8 +1,8 @@
 """One piece of work in a background process: started, listened to, cancelled, cleaned up after. Slicer's window stays free meanwhile.
 
-The process writes one JSON line per event. It succeeded when it ended with code 0 AND a result event came; with code 1 and a result it succeeded in
-part. Cancelling goes in three steps within two seconds: the cancel file (the work stops at its next step), terminate, kill; each of the latter two for
-the worker's whole process group, since killing the launcher alone would leave its child alive.
+The process writes one JSON line per event. It succeeded when it ended with code 0 AND a result event came; with code 1 and a result it
+succeeded in part. Cancelling goes in three steps within two seconds: the cancel file (the work stops at its next step), terminate, kill; each of the
+latter two for the worker's whole process group, since killing the launcher alone would leave its child alive.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class BackgroundJob:
     """A command of the core in a process of its own.
 
     on_event: called with each event (a dict). on_finished: called once with the Outcome, while the folder is still there; the folder goes afterwards.
-    make_process: gives a QProcess. later: calls a function after some milliseconds (QTimer.singleShot). folder: None makes one; it belongs to the job.
+    make_process: gives a QProcess. later: calls a function after some milliseconds (QTimer.singleShot). folder: None makes one;
+    it belongs to the job.
     """
 
     def __init__(
@@ -190,9 +191,8 @@ class BackgroundJob:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _terminate(self) -> None:
-        if self.running:
-            if not end_processes(self.pid, gently=True):
-                self._process.terminate()
+        if self.running and not end_processes(self.pid, gently=True):
+            self._process.terminate()
 
     def _kill(self, always: bool = False) -> None:
         if self.running or always:

@@ -47,13 +47,23 @@ class ModelCard:
         if self.adapter:
             method, rank = self.adapter.get("method", "?"), self.adapter.get("rank", "?")
             what = f"An adapter ({method}, rank {rank}) of {self.base_name or 'its base'}"
-        data = self.training.get("data") or self.training.get("cases")
-        trained = f"trained on {len(data) if isinstance(data, (list, tuple)) else data}" if data else ""
-        dice = self.metrics.get("dice", self.metrics.get("Dice"))
-        dice = dice.get("mean", dice.get("value")) if isinstance(dice, Mapping) else dice
-        measured = f"Dice {dice:.3f}" if isinstance(dice, (int, float)) else "not measured"
+        cases = self.training.get("cases")
+        number = len(cases) if isinstance(cases, (list, tuple)) else cases
+        trained = f"trained on {number} cases" if number else ""
+        measured = self._measured()
         first = ", ".join(part for part in (what, trained, measured, self.date[:10]) if part)
         return f"{first}. {self.description}".strip()
+
+    def _measured(self) -> str:
+        """Dice on cases that training never saw where there is such a figure, else on those that it was chosen by."""
+        seen_first = self.metrics.get("validation") or {}
+        dice = self.metrics.get("dice", self.metrics.get("Dice"))
+        dice = dice.get("mean", dice.get("value")) if isinstance(dice, Mapping) else dice
+        if isinstance(dice, (int, float)):
+            return f"Dice {dice:.2f}"
+        if isinstance(seen_first.get("dice"), (int, float)):
+            return f"Dice {seen_first['dice']:.2f} on the {seen_first.get('cases', '')} validation cases".replace("  ", " ")
+        return "not measured"
 
 
 def model_folders() -> list[Path]:

@@ -61,8 +61,8 @@ def difference_in_words(core_ml: float, slicer_ml: float | None) -> str:
     if slicer_ml is None or abs(slicer_ml - core_ml) <= max(_DIFFERS * core_ml, 0.05):
         return ""
     return (
-        f"Segment Statistics says {slicer_ml:.2f} mL, SAHLoRA {core_ml:.2f} mL: it counts voxels of the grid's spacing, SAHLoRA takes the true distance "
-        "of the slices (gantry tilt, uneven gaps)."
+        f"Segment Statistics says {slicer_ml:.2f} mL, SAHLoRA {core_ml:.2f} mL: it counts voxels of the grid's spacing, SAHLoRA takes the true "
+        "distance of the slices (gantry tilt, uneven gaps)."
     )
 
 

@@ -1,7 +1,7 @@
 """Volume nodes → files for the worker, and arrays on a volume's grid back into the scene.
 
-Slicer's coordinates are RAS, files are LPS. A file gets the volume's place in the world, parent transforms included: a gantry tilt, which Slicer's DICOM
-reader puts into an acquisition transform, thus reaches the core as true slice positions. Voxels are never resampled unless the transform bends.
+Slicer's coordinates are RAS, files are LPS. A file gets the volume's place in the world, parent transforms included: a gantry tilt, which Slicer's
+DICOM reader puts into an acquisition transform, thus reaches the core as true slice positions. Voxels are never resampled unless the transform bends.
 """
 
 from __future__ import annotations

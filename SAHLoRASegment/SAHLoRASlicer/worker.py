@@ -1,8 +1,8 @@
 """What the background process runs: ``PythonSlicer -u -m SAHLoRASlicer.worker ARGUMENTS`` is the command ``sahlora ARGUMENTS``, watched.
 
 PythonSlicer is a launcher: whoever kills it leaves its child, this process, alive. So this process tells its own number first ({"event": "started"}),
-leads a process group of its own, and looks after itself: it ends when Slicer is gone, when the launcher is gone, when the job's folder is gone, or when
-the cancel file has been there for longer than a polite stop may take. It imports neither slicer nor qt.
+leads a process group of its own, and looks after itself: it ends when Slicer is gone, when the launcher is gone, when the job's folder is gone,
+or when the cancel file has been there for longer than a polite stop may take. It imports neither slicer nor qt.
 """
 
 from __future__ import annotations

@@ -263,8 +263,5 @@ def test_training_cases_are_listed_once_and_forgotten_with_their_nodes(scene: An
 def test_unusable_volumes_are_refused_in_words(scene: Any, shape: Any, word: str) -> None:
     from SAHLoRASlicer.volumes import volume_from_array, why_unusable
 
-    if shape is None:
-        node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "V")
-    else:
-        node = volume_from_array(np.zeros(shape, np.int16), np.eye(4), "V")
+    node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "V") if shape is None else volume_from_array(np.zeros(shape, np.int16), np.eye(4), "V")
     assert word in why_unusable(node)

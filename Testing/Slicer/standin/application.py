@@ -134,7 +134,17 @@ def _names_of_the_real_ones(ctk: Any, qt: Any) -> None:
     import slicer
     from PySide6 import QtGui, QtWidgets
 
-    for name in ["ctkDoubleSlider", "ctkDoubleSpinBox", "ctkComboBox", "ctkCheckBox", "ctkRangeWidget", "ctkDoubleRangeSlider", "ctkDirectoryButton", "ctkColorPickerButton", "ctkCheckablePushButton"]:
+    for name in [
+        "ctkDoubleSlider",
+        "ctkDoubleSpinBox",
+        "ctkComboBox",
+        "ctkCheckBox",
+        "ctkRangeWidget",
+        "ctkDoubleRangeSlider",
+        "ctkDirectoryButton",
+        "ctkColorPickerButton",
+        "ctkCheckablePushButton",
+    ]:
         setattr(ctk, name, type(name, (QtWidgets.QWidget,), {}))
     for name in ["qMRMLSliderWidget", "qMRMLSpinBox", "qMRMLRangeWidget"]:
         setattr(slicer, name, type(name, (QtWidgets.QWidget,), {}))

@@ -11,7 +11,31 @@ from typing import Any
 from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
 
 #: Qt classes that the modules use; anything else is missing on purpose, so that its use is noticed.
-WIDGETS = ["QWidget", "QLabel", "QPushButton", "QCheckBox", "QComboBox", "QProgressBar", "QPlainTextEdit", "QTableWidget", "QHeaderView", "QDoubleSpinBox", "QSpinBox", "QLineEdit", "QToolButton", "QMenu", "QMessageBox", "QFileDialog", "QFrame", "QGroupBox", "QSlider", "QTabWidget", "QListWidget", "QTextEdit", "QSplitter"]
+WIDGETS = [
+    "QWidget",
+    "QLabel",
+    "QPushButton",
+    "QCheckBox",
+    "QComboBox",
+    "QProgressBar",
+    "QPlainTextEdit",
+    "QTableWidget",
+    "QHeaderView",
+    "QDoubleSpinBox",
+    "QSpinBox",
+    "QLineEdit",
+    "QToolButton",
+    "QMenu",
+    "QMessageBox",
+    "QFileDialog",
+    "QFrame",
+    "QGroupBox",
+    "QSlider",
+    "QTabWidget",
+    "QListWidget",
+    "QTextEdit",
+    "QSplitter",
+]
 LAYOUTS = ["QVBoxLayout", "QHBoxLayout", "QFormLayout", "QGridLayout"]
 OBJECTS = ["QProcess", "QTimer"]
 PLAIN_CORE = ["QProcessEnvironment", "QUrl", "QSettings", "QSize", "Qt", "QFile", "QDir", "QFileInfo", "QEvent", "QByteArray", "QObject"]
