@@ -4,8 +4,8 @@ Two sets, alone or together:
 
 - `laboratory` (METHODS.md §3): elastic deformation (α = 5, σ = 4) with p = 0.5, horizontal flip with p = 0.5, and random contrast: both ends of the
   HU window move by U(−30, 30), and the slice's loss counts w = 1 − (|lo| + |hi|)/60. With σ = 4 the smoothed field moves pixels by about 0.2.
-- `scanner` (ours): what differs from scanner to scanner and from head to head: rotation, zoom, smooth deformation, flip; noise, smooth and sharp
-  reconstruction kernels, gain and offset, a slowly varying field and cupping.
+- `scanner` (ours): what differs from scanner to scanner and from head to head: rotation, zoom, smooth deformation, flip; a bright rim under the bone,
+  noise, smooth and sharp reconstruction kernels, gain and offset, a slowly varying field and cupping.
 
 Crop, rotation, zoom, flip and both deformations are one resampling. All random numbers of a slice come from the slice's own seed, so a batch does not
 depend on how it is spread over processes.
@@ -169,11 +169,17 @@ def _deformation(draws: list[_Draws], crop: tuple[int, int], what: Augmentation)
 
 
 def _scanner(hu: Tensor, draws: list[_Draws], strength: float) -> Tensor:
-    """Noise, reconstruction kernel, gain, offset, slow field and cupping."""
+    """Bright rim under the bone, noise, reconstruction kernel, gain, offset, slow field and cupping.
+
+    The rim (scatter and what beam-hardening correction leaves) reaches 16 HU at 2.5 mm and 7 HU at 4.5 mm from the inner table in the one real scan
+    at hand; a Gaussian of 4 pixels over the bone times 60 HU gives that at pixels of 1 mm. Without it networks draw subdurals there.
+    """
     n, _, rows, columns = hu.shape
     device = hu.device
-    random = _column(draws, 8, -1, 1).T.reshape(8, n, 1, 1, 1)
+    random = _column(draws, 9, -1, 1).T.reshape(9, n, 1, 1, 1)
     noisy, kernelled, uneven = random[0] < 0, random[1] < 0, random[2] < 0
+    soft = (hu > -50) & (hu < 200)
+    hu = hu + soft * gaussian((hu > 250).to(hu.dtype), 4.0) * ((random[8] + 0.6).clamp_min(0) * 45 * strength)
     noise = torch.stack([d.noise(1, rows, columns) for d in draws])
     hu = hu + noise * ((random[3] + 1) * 3 * strength * noisy)
     amount = random[4] * min(1.0, 0.8 * strength) * kernelled  # -1: the smooth image, +1: sharpened

@@ -37,8 +37,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "segment": ("segment", "segment haemorrhage on head CT: mask, volumes, report, picture"),
     "models": ("models", "list the models at hand, or describe one"),
     "cases check": ("cases_check", "read a case table's scans and masks and say all that is wrong"),
-    "train": ("train", "adapt a base to your own annotated cases"),
+    "train": ("train", "adapt a base to your own annotated cases, with cross-validation"),
+    "study": ("study", "compare fine-tuning strategies, adapters and ranks on your own cases"),
     "evaluate": ("evaluate", "compare predicted masks with annotations, by patient and volume"),
+    "card": ("card", "measure a model on held-out cases and write its card"),
     "pretrain": ("pretrain", "train a base from scratch"),
     "phantom": ("phantom", "make synthetic head CT with annotated haemorrhage"),
     "demo": ("demo", "the main job in a minute, on a synthetic case"),
@@ -132,7 +134,9 @@ def _parse(module: ModuleType, name: str, rest: list[str], events: Events) -> An
     description = "\n\n".join(inspect.cleandoc(text) for text in (module.Arguments.__doc__ or "", *getattr(module, "DETAILS", ())))
     try:
         with contextlib.redirect_stderr(told):
-            return tyro.cli(module.Arguments, prog=f"sahlora {name}", description=description, args=rest)
+            # A command that takes its settings from a file too: the flags change what the file says.
+            given = {"default": filled} if (filled := getattr(module, "from_file", lambda _: None)(rest)) is not None else {}
+            return tyro.cli(module.Arguments, prog=f"sahlora {name}", description=description, args=rest, **given)
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 2
         sys.stderr.write(told.getvalue())

@@ -16,7 +16,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +147,15 @@ def save_adapter(
         base.threshold if threshold is None else threshold, dict(training or {}), dict(metrics or {}), licence=licence, description=description,
     )  # fmt: skip
     return _write(adapter_state(network), info)
+
+
+def record_metrics(info: ModelInfo, metrics: Mapping[str, Any]) -> ModelInfo:
+    """Write the file of `info` anew with these metrics in its header; the tensors, their digest and the rest stay. Raises ModelError, OutputError."""
+    with _opened(info.path) as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if digest(state) != info.digest:
+        raise ModelError(f"The weights in {info.path} do not match their digest: the file is damaged or was changed; copy it again.")
+    return _write(state, replace(info, metrics=dict(metrics)))
 
 
 def read_info(path: Path | str) -> ModelInfo:

@@ -124,3 +124,17 @@ def test_gaussian_keeps_the_mean_and_lowers_the_spread():
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ConfigError):
         Augmentation(**wrong)
+
+
+def test_a_bright_rim_lies_under_the_bone_and_not_in_the_middle():
+    """Bone on the left edge: over many slices the brain beside it is brighter on average than the brain far from it."""
+    hu = torch.full((64, 1, 32, 64), 30.0)
+    hu[..., :8] = 900.0
+    blood = torch.zeros_like(hu)
+    sizes = torch.tensor([[32, 64]] * 64)
+    batch = augment(hu, blood, sizes, [(1, i) for i in range(64)], (32, 64), (0.0, 140.0), Augmentation("scanner", 1.0))
+    image = batch.image
+    bone = image > 0.99
+    near = torch.nn.functional.max_pool2d(bone.float(), 11, 1, 5).bool() & ~torch.nn.functional.max_pool2d(bone.float(), 5, 1, 2).bool()
+    far = ~torch.nn.functional.max_pool2d(bone.float(), 31, 1, 15).bool() & (image > 0.1)
+    assert image[near].median() > image[far].median() + 0.02

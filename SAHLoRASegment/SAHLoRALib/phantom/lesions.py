@@ -235,9 +235,9 @@ def ventricular(b: Bleeding, rng: Rng) -> None:
     for labels in ((4, 5), (43, 44)):
         level = float(np.quantile(rows, rng.uniform(0.55, 0.97))) if rng.random() < 0.85 else -10.0
         fraction = np.maximum(fraction, np.where(head.where(*labels), np.clip(y - level + 0.5, 0, 1), 0.0))
-    for labels in ((14,), (15,)):
+    for label in (14, 15):
         if rng.random() < 0.35:
-            fraction = np.maximum(fraction, head.where(*labels).astype(np.float32))
+            fraction = np.maximum(fraction, head.where(label).astype(np.float32))
     if rng.random() < 0.3:
         fraction *= smoothstep(smooth_noise(b.hu.shape, 10, rng), -1.0, 0.0)
     value = rng.uniform(42, 64) + 2.0 * smooth_noise(b.hu.shape, 6, rng)

@@ -1,0 +1,136 @@
+"""Model cards: what a model was trained on, and how it does on cases that it has never seen.
+
+`measure` segments a case table as a user would (`Segmenter`) and evaluates it; `record` writes the figures into the model's header, and
+`card_text` says everything in Markdown. After Mitchell et al. 2019, Model Cards for Model Reporting (arXiv 1810.03993).
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from .cases import CaseTable
+from .errors import SAHLoRAError
+from .evaluation import ALL, Evaluation, labels_of, summarise
+from .events import Events
+from .files import write_text
+from .metrics import case_metrics
+from .segmenter import Segmenter
+from .weights import ModelInfo
+
+#: Measures of a card: column of the evaluation → heading.
+_SHOWN = {
+    "dice": "Dice", "soft_dice": "soft Dice", "recall": "recall", "precision": "precision", "absolute_error_ml": "absolute error (mL)",
+    "false_positive_ml": "false positive (mL)",
+}  # fmt: skip
+
+
+def measure(segmenter: Segmenter, cases: CaseTable, events: Events | None = None, stage: str = "measuring") -> Evaluation:
+    """Segment and evaluate every case. Raises CaseError, ScanError, Cancelled."""
+    events = events or Events()
+    rows = []
+    for done, case in enumerate(cases):
+        events.progress(stage, done, len(cases), case.case)
+        events.check_cancel()
+        ct, reference = case.read()
+        found = segmenter.segment(ct, keep_probability=True)
+        rows.append({**labels_of(case), **case_metrics(found.mask, found.probability, reference, ct)})
+    events.progress(stage, len(cases), len(cases))
+    return summarise(rows)
+
+
+def figures(evaluation: Evaluation) -> dict[str, Any]:
+    """The evaluation as a header keeps it: stratum → measure → n, mean, low, high, median; patients."""
+    strata: dict[str, dict[str, Any]] = {}
+    for row in evaluation.summary.to_dict(orient="records"):
+        if row["measure"] in _SHOWN and row["n"]:
+            values = {key: _number(row[key]) for key in ("mean", "low", "high", "median")}
+            strata.setdefault(str(row["stratum"]), {})[str(row["measure"])] = {"n": int(row["n"]), **values}
+    return {"patients": len(evaluation.patients), "edges_ml": [round(e, 3) for e in evaluation.edges], "strata": strata}
+
+
+def _number(value: Any) -> float | None:
+    return round(float(value), 4) if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+def card_text(info: ModelInfo, commands: str = "") -> str:
+    """The card of a model in Markdown, all of it from the file's header. commands: how it was made, shown as they are."""
+    training = info.training
+    config = training.get("config", {})
+    kind = {"adapter": f"adapter ({info.adapter.method}, rank {info.adapter.rank}) for the base {info.base_name}" if info.adapter else ""}
+    lines = [
+        f"# {info.name}", "",
+        info.description or "No description was given.", "",
+        "**Research use only. Not a medical device. Not for diagnosis or treatment.**", "",
+        f"- kind: {kind.get(info.kind, info.kind)}",
+        f"- network: multi-view Unet, {info.network.levels} levels, width {info.network.width}; pixels of {info.grid.pixel_mm:g} mm; "
+        f"HU {info.grid.window[0]:g} to {info.grid.window[1]:g}",
+        f"- threshold on the probability: {info.threshold:g}",
+        f"- digest: `{info.digest}`",
+        *([f"- digest of its base: `{info.base_digest}`"] if info.base_digest else []),
+        f"- licence: {info.licence}; made {info.date[:10]}", "",
+        "## Training", "",
+        f"{training.get('cases', '?')} cases, {training.get('validation_cases', 'no')} for validation (weights and threshold); "
+        f"{training.get('steps', '?')} steps of {config.get('batch', '?')} slices, learning rate {config.get('learning_rate', '?')}, "
+        f"loss {config.get('loss', '?')}, seed {config.get('seed', '?')}; {training.get('trainable', 0):,} numbers learnt "
+        f"in {float(training.get('seconds', 0)) / 60:.0f} minutes.",
+    ]  # fmt: skip
+    if commands:
+        lines += ["", "```", commands.strip(), "```"]
+    for title, held in info.metrics.get("held_out", {}).items():
+        lines += ["", f"## {title}", "", *_table(held.get("after", held))]
+        if "before" in held:
+            lines += ["", f"The base {info.base_name} alone, on the same cases:", "", *_table(held["before"])]
+    if not info.metrics.get("held_out"):
+        lines += ["", "No figures on held-out cases have been measured."]
+    lines += ["", "Means over patients with 95 % bootstrap intervals; medians in brackets. Figures on synthetic scans say little about real ones."]
+    return "\n".join(lines) + "\n"
+
+
+def _table(held: dict[str, Any]) -> list[str]:
+    strata = held["strata"]
+    rows = ["| measure | " + " | ".join(strata) + " |", "|---" * (len(strata) + 1) + "|"]
+    counts = [max((m["n"] for m in measures.values()), default=0) for measures in strata.values()]
+    rows.append("| patients | " + " | ".join(map(str, counts)) + " |")
+    for key, heading in _SHOWN.items():
+        cells = [_cell(measures.get(key)) for measures in strata.values()]
+        if any(cells):
+            rows.append(f"| {heading} | " + " | ".join(cells) + " |")
+    return rows
+
+
+def _cell(value: dict[str, Any] | None) -> str:
+    if value is None or value["mean"] is None:
+        return ""
+    between = f" ({value['low']:.2f} to {value['high']:.2f})" if value["low"] is not None else ""
+    return f"{value['mean']:.2f}{between} [{value['median']:.2f}]"
+
+
+def make_card(
+    info: ModelInfo, base: ModelInfo | None, tables: dict[str, CaseTable], path: Path, events: Events | None = None, commands: str = ""
+) -> ModelInfo:
+    """Measure a model on case tables (title → table), an adapter against its base; record the figures in its header and write its card to `path`.
+
+    Raises SAHLoRAError for an adapter without its base, CaseError, ModelError, OutputError, Cancelled.
+    """
+    from .weights import load_network, record_metrics
+
+    if info.kind == "adapter" and base is None:
+        raise SAHLoRAError(f"{info.name} is an adapter; its base {info.base_name} is needed to measure it.")
+    held: dict[str, Any] = dict(info.metrics.get("held_out", {}))
+    for title, table in tables.items():
+        if base is not None and info.kind == "adapter":
+            before = measure(Segmenter(load_network(base)[0], base), table, events, f"{title}: base alone")
+            after = measure(Segmenter(load_network(base, info)[0], base, info), table, events, f"{title}: with the adapter")
+            held[title] = {"before": figures(before), "after": figures(after)}
+        else:
+            held[title] = figures(measure(Segmenter(load_network(info)[0], info), table, events, title))
+    main: dict[str, Any] = next(iter(held.values()), {})
+    dice = main.get("after", main).get("strata", {}).get(ALL, {}).get("dice", {}).get("mean")
+    info = record_metrics(info, {**info.metrics, "held_out": held, **({"dice": dice} if dice is not None else {})})
+    write_text(path, card_text(info, commands))
+    return info
+
+
+__all__ = ["card_text", "figures", "make_card", "measure"]

@@ -1,0 +1,54 @@
+"""``sahlora card``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from ..events import Events
+from .common import Common
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Common):
+    """Measure a model on cases that it has never seen, an adapter against its base; write the figures into its file and into its model card."""
+
+    model: tyro.conf.Positional[str]
+    """Name or file of the model."""
+    cases: tuple[Path, ...] = ()
+    """Case tables of held-out patients. Without any, the card is written from what the file says already."""
+    title: tuple[str, ...] = ()
+    """What the case tables are, one for each; without them the tables' folders."""
+    commands: Path | None = None
+    """Text file with the commands that made the model, to be shown in the card."""
+    output: Path | None = None
+    """The card; without it a .md beside the model."""
+
+
+def run(arguments: Arguments, events: Events) -> int:
+    """Returns 0. Raises SAHLoRAError."""
+    from ..card import make_card
+    from ..cases import CaseTable
+    from ..catalogue import Catalogue
+    from ..errors import ConfigError
+
+    if arguments.title and len(arguments.title) != len(arguments.cases):
+        raise ConfigError(f"{len(arguments.title)} titles were given for {len(arguments.cases)} case tables; give one for each, or none.")
+    titles = arguments.title or tuple(path.resolve().parent.name if path.suffix else path.name for path in arguments.cases)
+    if len(set(titles)) < len(titles):
+        raise ConfigError("Two case tables have the same title; give each its own with title.")
+    try:
+        commands = arguments.commands.read_text(encoding="utf-8") if arguments.commands else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The commands cannot be read from {arguments.commands}; give a text file.") from error
+    catalogue = Catalogue()
+    info = catalogue.find(arguments.model)
+    base = catalogue.base_of(info) if info.kind == "adapter" else None
+    tables = {title: CaseTable.read(path) for title, path in zip(titles, arguments.cases, strict=True)}
+    path = arguments.output or info.path.with_suffix(".md")
+    info = make_card(info, base, tables, path, events, commands)
+    arguments.say(path.read_text(encoding="utf-8"))
+    events.result(command="card", model=str(info.path), card=str(path), metrics=info.metrics)
+    return 0

@@ -1,0 +1,87 @@
+"""Model cards say what was measured, and measuring leaves the weights alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from SAHLoRALib.adapters import AdapterConfig, adapter_state, attach, load_adapter_state
+from SAHLoRALib.card import card_text, make_card
+from SAHLoRALib.cases import CaseTable
+from SAHLoRALib.cli import main
+from SAHLoRALib.errors import ModelError
+from SAHLoRALib.weights import ModelInfo, load_network, read_info, record_metrics, save_adapter
+from tiny_cohort import save_cohort, save_tiny_base
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> ModelInfo:
+    return save_tiny_base(tmp_path / "models")
+
+
+@pytest.fixture
+def cases(tmp_path: Path) -> Path:
+    return save_cohort(tmp_path / "held-out", (2, 4, 6))
+
+
+def some_adapter(base: ModelInfo) -> ModelInfo:
+    """An adapter that changes the base a little."""
+    config = AdapterConfig(method="cp-lora", rank=2)
+    network, _ = load_network(base)
+    attach(network, config)
+    state = {
+        name: tensor + 0.01 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1)) for name, tensor in adapter_state(network).items()
+    }
+    network, _ = load_network(base)
+    load_adapter_state(network, config, state)
+    return save_adapter(network, config, base.path.with_name("asah.safetensors"), base=base)
+
+
+def test_a_card_holds_the_figures_of_a_case_table_and_the_header_too(tmp_path, base, cases):
+    measured = make_card(base, None, {"three heads": CaseTable.read(cases)}, tmp_path / "card.md")
+    held = read_info(base.path).metrics["held_out"]["three heads"]
+    assert held["patients"] == 3
+    dice = held["strata"]["all"]["dice"]
+    assert 0 < dice["mean"] <= 1 and dice["n"] == 3
+    text = (tmp_path / "card.md").read_text(encoding="utf-8")
+    assert "## three heads" in text and f"{dice['mean']:.2f}" in text and "Not a medical device" in text
+    assert measured.metrics["dice"] == dice["mean"]
+
+
+def test_recording_figures_leaves_weights_and_digest_as_they_are(base):
+    before = load_network(base)[0].state_dict()
+    again = record_metrics(base, {"dice": 0.5})
+    assert again.digest == base.digest and read_info(base.path).metrics == {"dice": 0.5}
+    assert all(torch.equal(tensor, before[name]) for name, tensor in load_network(again)[0].state_dict().items())
+
+
+def test_figures_are_not_recorded_into_a_changed_file(base):
+    other = save_tiny_base(base.path.parent / "other", threshold_hu=60.0)
+    base.path.write_bytes(other.path.read_bytes())
+    with pytest.raises(ModelError, match="digest"):
+        record_metrics(base, {})
+
+
+def test_an_adapter_is_measured_before_and_after(tmp_path, base, cases):
+    adapter = some_adapter(base)
+    make_card(adapter, base, {"heads": CaseTable.read(cases)}, tmp_path / "card.md", commands="sahlora train cases.csv")
+    held = read_info(adapter.path).metrics["held_out"]["heads"]
+    assert set(held) == {"before", "after"}
+    text = (tmp_path / "card.md").read_text(encoding="utf-8")
+    assert "cp-lora, rank 2" in text and "alone, on the same cases" in text and "sahlora train cases.csv" in text
+
+
+def test_a_card_without_figures_says_so(base):
+    assert "No figures on held-out cases have been measured." in card_text(base)
+
+
+def test_the_command_writes_the_card_beside_the_model(base, cases, capsys):
+    assert main(["card", str(base.path), "--cases", str(cases), "--title", "tiny heads"]) == 0
+    assert "## tiny heads" in base.path.with_suffix(".md").read_text(encoding="utf-8")
+    assert "tiny heads" in capsys.readouterr().out
+
+
+def test_titles_that_do_not_match_the_tables_are_refused(base, cases, capsys):
+    assert main(["card", str(base.path), "--cases", str(cases), "--title", "one", "two"]) == 2
+    assert "one for each" in capsys.readouterr().err
