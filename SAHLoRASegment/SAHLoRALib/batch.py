@@ -119,26 +119,38 @@ def segment_batch(
     a cancel raises Cancelled. Both leave the summary of what was finished.
     """
     events = events or Events()
-    names = _folder_names(scans, outputs.folder)
+    names = folder_names(scans, outputs.folder)
     results: list[ScanResult] = []
     write_summary(results, outputs.folder)  # says at once where nothing can be written
     for n, scan in enumerate(scans):
         events.check_cancel()
-        folder = outputs.folder / names[n]
-        scan = ScanInput(scan.path, names[n])
-        try:
-            result = ScanResult(scan, _segment_one(segmenter, scan, folder, outputs, events, (n, len(scans)), series, read), folder)
-        except (OutputError, Cancelled):
-            raise
-        except Exception as error:  # of a library, on a file that nobody foresaw: the others are still segmented
-            result = ScanResult(scan, error=_sentence(error, scan))
-            _clear(folder)
-            if len(scans) > 1:
-                events.log(f"{scan.name}: {result.error}", "warning")
+        result = segment_scan(segmenter, ScanInput(scan.path, names[n]), outputs, events, (n, len(scans)), series, read)
+        if result.error and len(scans) > 1:
+            events.log(f"{names[n]}: {result.error}", "warning")
         results.append(result)
         write_summary(results, outputs.folder)
-        events.progress("Segmenting", n + 1, len(scans), scan.name)
+        events.progress("Segmenting", n + 1, len(scans), names[n])
     return results
+
+
+def segment_scan(
+    segmenter: Segmenter,
+    scan: ScanInput,
+    outputs: Outputs,
+    events: Events,
+    place: tuple[int, int] = (0, 1),
+    series: str | None = None,
+    read: Callable[..., CTVolume] = read_ct,
+) -> ScanResult:
+    """One scan of a batch into the folder of its name. place: its number and how many there are. Raises OutputError and Cancelled only."""
+    folder = outputs.folder / scan.name
+    try:
+        return ScanResult(scan, _segment_one(segmenter, scan, folder, outputs, events, place, series, read), folder)
+    except (OutputError, Cancelled):
+        raise
+    except Exception as error:  # of a library, on a file that nobody foresaw: the others are still segmented
+        _clear(folder)
+        return ScanResult(scan, error=_sentence(error, scan))
 
 
 def exit_code(results: Sequence[ScanResult]) -> int:
@@ -214,7 +226,7 @@ def _storable(ct: CTVolume) -> Any:
     return ct.hu.astype(np.int16) if whole else ct.hu
 
 
-def _folder_names(scans: Sequence[ScanInput], output: Path) -> list[str]:
+def folder_names(scans: Sequence[ScanInput], output: Path) -> list[str]:
     """The scans' names; another scan of that name whose results lie there from an earlier call keeps its folder."""
     taken: set[str] = set()
     names = []

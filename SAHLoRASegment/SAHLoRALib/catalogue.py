@@ -71,7 +71,7 @@ class Catalogue:
         if named is not None:
             check_belongs(adapter, named)
         raise ModelError(
-            f"The base {adapter.base_name or 'with the digest'} ({(adapter.base_digest or '')[:12]}) that the adapter {adapter.name} belongs to is not at hand; "
+            f"The base {adapter.base_name or 'with the digest'} ({(adapter.base_digest or '')[:12]}) of the adapter {adapter.name} is not at hand; "
             f"put its weight file into {self.folders[-1] if self.folders else adapter.path.parent}."
         )
 

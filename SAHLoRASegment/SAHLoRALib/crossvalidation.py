@@ -193,7 +193,7 @@ def train_final(
     before = len(validated.runs) if validated else 0
     told = Within(events, "Training", before, 1, before + 1, "all cases")
     trained = fit(
-        config, cohort.slices(names, config.grid, events), (), cohort.base, output / RUNS / run.name, told,
+        config, cohort.slices(names, config.grid, events), cohort.slices((), config.grid, events), cohort.base, output / RUNS / run.name, told,
         context={"run": run.label, "method": method, "rank": rank, "fold": None},
     )  # fmt: skip
     if validated is not None:

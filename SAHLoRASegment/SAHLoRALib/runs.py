@@ -320,7 +320,7 @@ def _mask_digest(case: Case) -> str:
         return "none"
     import SimpleITK as sitk
 
-    values = sitk.GetArrayViewFromImage(open_image(case.mask, CaseError))
+    values = sitk.GetArrayFromImage(open_image(case.mask, CaseError))
     return hashlib.sha256(f"{case.segment} {values.shape}".encode() + values.astype(np.int32).tobytes()).hexdigest()
 
 

@@ -41,12 +41,13 @@ class StudyResult:
 
 @dataclass(frozen=True)
 class Work:
-    """All that runs need, and that a machine elsewhere can be told: cases, base, folder."""
+    """All that runs need, and that a machine elsewhere can be told. digest: of the cases' voxels and the base."""
 
     table: CaseTable
     base: ModelInfo | None
     folder: Path
     memory_gb: float
+    digest: str
 
 
 #: Digest of a run → its result, or the sentence that says why it failed.
@@ -76,7 +77,7 @@ def run_study(config: StudyConfig, events: Events, executor: Executor | None = N
         choose_reference(config.reference, runs)  # says at once what is not there
         if group.leads:
             write_text(config.output / "study.json", _settings(config))
-        work = Work(usable.table, base, config.output / RUNS, config.training.memory_gb)
+        work = Work(usable.table, base, config.output / RUNS, config.training.memory_gb, run_digest(None, base, (usable.digests,), usable.digests))
         before = {run.digest for run in runs if finished(run, work.folder) is not None}
         events.log(f"{len(runs)} runs on {len(usable.table)} cases of {len(usable.volumes)} patients; {len(before)} are finished already.")
         outcomes = (executor or in_this_process(group))(work, runs, events)

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+from SAHLoRALib.events import Events
 from SAHLoRALib.slices import PixelGrid
+from SAHLoRALib.study import StudyResult, run_study
+from SAHLoRALib.study_config import PAPER, StudyConfig
+from SAHLoRALib.training_config import TrainingConfig
 from SAHLoRALib.weights import ModelInfo, save_base
-from tiny_scans import bright_network
+from tiny_scans import CONFIG, bright_network
 
 #: Slices, rows, columns and mm between them: a head of 130 × 175 × 145 mm.
 SHAPE = (8, 40, 34)
 SPACING = (16.0, 5.0, 5.0)
 GRID = PixelGrid(pixel_mm=5.0, multiple=4)
 #: What every training of these tests needs to be short.
-QUICK = {"steps": 2, "steps_per_epoch": 2, "batch": 4, "crop": (40, 32), "threads": 1, "device": "cpu", "precision": "float32"}
+QUICK: dict[str, Any] = {"steps": 2, "steps_per_epoch": 2, "batch": 4, "crop": (40, 32), "threads": 1, "device": "cpu", "precision": "float32"}
 
 
 def blood(size: int) -> np.ndarray:
@@ -59,6 +68,48 @@ def save_cohort(folder: Path, sizes: Sequence[int] = (2, 3, 3, 4, 4, 5, 6, 7, 8)
     return path
 
 
-def save_tiny_base(folder: Path, name: str = "tbi-base", threshold_hu: float = 52.0) -> ModelInfo:
+def save_tiny_base(folder: Path, name: str = "tiny", threshold_hu: float = 52.0) -> ModelInfo:
     """A base that takes for blood what is brighter than threshold_hu."""
     return save_base(bright_network(threshold_hu), folder / f"{name}.safetensors", grid=GRID)
+
+
+class CancelAfter(Events):
+    """Cancels when the given number of events of a kind has come; keeps all events as (kind, fields)."""
+
+    def __init__(self, count: int | None = None, kind: str = "metric") -> None:
+        super().__init__()
+        self.told: list[tuple[str, dict[str, Any]]] = []
+        self._count, self._kind = count, kind
+
+    def _emit(self, event: str, **fields: Any) -> None:
+        self.told.append((event, fields))
+        if self._count is not None and sum(kind == self._kind for kind, _ in self.told) >= self._count:
+            self.cancel()
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [fields for event, fields in self.told if event == kind]
+
+
+def quick(**changes: Any) -> TrainingConfig:
+    """A training of two steps."""
+    return TrainingConfig(**{**QUICK, "network": CONFIG, "grid": GRID, **changes})
+
+
+def flags(prefix: str = "") -> list[str]:
+    """QUICK for the command line. The base's network decides, so its own settings need not be told."""
+    words = []
+    for name, value in (QUICK | {"network.levels": 2, "network.width": 4}).items():
+        values = value if isinstance(value, tuple) else (value,)
+        words += [f"--{prefix}{name.replace('_', '-')}", *(str(v) for v in values)]
+    return words
+
+
+@functools.cache
+def whole_study() -> tuple[StudyConfig, StudyResult]:
+    """A study of all strategies and methods with 3 folds on 9 cases, done once for all tests that look at it."""
+    folder = Path(tempfile.mkdtemp(prefix="sahlora-study-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    base = save_tiny_base(folder)
+    methods = (*PAPER, "loralib", "tucker")
+    config = StudyConfig(save_cohort(folder / "cases"), folder / "study", str(base.path), methods, resamples=200, training=quick())
+    return config, run_study(config, Events())

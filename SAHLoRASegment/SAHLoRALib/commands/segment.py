@@ -15,7 +15,7 @@ from .common import Common, table
 
 if TYPE_CHECKING:
     from ..batch import ScanResult
-    from ..segmenter import Segmenter
+    from ..weights import ModelInfo
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,8 @@ class Arguments(Common):
     """Write the scan too, on the mask's grid."""
     series: str | None = None
     """Of a DICOM folder: number, description or UID of the series; without it the axial soft-tissue head series is chosen."""
+    dask: str = ""
+    """Address of a dask scheduler (tcp://host:8786) whose workers segment the scans; they must see the same folders."""
     settings: tyro.conf.OmitArgPrefixes[SegmentConfig] = field(default_factory=SegmentConfig)
     """How scans are segmented."""
 
@@ -49,15 +51,22 @@ def run(arguments: Arguments, events: Events) -> int:
     """Returns the exit code. Raises SAHLoRAError."""
     from ..batch import SUMMARY, Outputs, exit_code, segment_batch
     from ..inputs import find_inputs
-    from ..segmenter import Segmenter
+    from ..segmenter import Segmenter, choose_models
 
     if not arguments.inputs:
         raise ConfigError("No scan is named; give a NIfTI or NRRD file, a DICOM folder, or a folder of studies.")
     scans = find_inputs(arguments.inputs)
-    segmenter = Segmenter.load(arguments.model, arguments.adapter, arguments.settings)
-    events.log(f"{_models(segmenter)}. {segmenter.compute.reason}")
     outputs = Outputs(arguments.output, arguments.format, arguments.probability, arguments.keep_ct)
-    results = segment_batch(segmenter, scans, outputs, events, arguments.series)
+    if arguments.dask:
+        from ..distribute import segment_on_cluster
+
+        base, adapter = choose_models(arguments.model, arguments.adapter)
+        events.log(f"{_models(base, adapter)}.")
+        results = segment_on_cluster(arguments.dask, base, adapter, arguments.settings, scans, outputs, events, arguments.series)
+    else:
+        segmenter = Segmenter.load(arguments.model, arguments.adapter, arguments.settings)
+        events.log(f"{_models(segmenter.base, segmenter.adapter)}. {segmenter.compute.reason}")
+        results = segment_batch(segmenter, scans, outputs, events, arguments.series)
     code = exit_code(results)
     if code == 2:
         if len(results) == 1:
@@ -74,9 +83,8 @@ def run(arguments: Arguments, events: Events) -> int:
     return code
 
 
-def _models(segmenter: Segmenter) -> str:
-    adapter = f" with the adapter {segmenter.adapter.name}" if segmenter.adapter else ", no adapter"
-    return f"Model {segmenter.base.name}{adapter}"
+def _models(base: ModelInfo, adapter: ModelInfo | None) -> str:
+    return f"Model {base.name}" + (f" with the adapter {adapter.name}" if adapter else ", no adapter")
 
 
 def _told(results: list[ScanResult], output: Path) -> str:

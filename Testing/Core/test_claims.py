@@ -1,0 +1,133 @@
+"""The paper's five claims, decided on constructed tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import pytest
+from SAHLoRALib.claims import FAILS, HOLDS, OPEN, Claim, decide_claims
+
+PATIENTS = 24
+VOLUMES = np.geomspace(1, 60, PATIENTS)
+#: label → method, kind, rank, trainable, numbers of the kernels.
+METHODS: dict[str, tuple[str, str, int, int, int]] = {
+    "zero-shot": ("zero-shot", "none", 0, 0, 0),
+    "fine-tuning all": ("all", "standard", 0, 4000, 0),
+    "fine-tuning head": ("head", "standard", 0, 400, 0),
+    "lora-c, rank 2": ("lora-c", "adapter", 2, 1200, 4000),
+    "lora-c, rank 64": ("lora-c", "adapter", 64, 38400, 4000),
+    "cp-lora, rank 2": ("cp-lora", "adapter", 2, 400, 4000),
+    "cp-lora, rank 64": ("cp-lora", "adapter", 64, 12800, 4000),
+}
+GOOD = {
+    "zero-shot": 0.40, "fine-tuning all": 0.55, "fine-tuning head": 0.50, "lora-c, rank 2": 0.58, "lora-c, rank 64": 0.68,
+    "cp-lora, rank 2": 0.58, "cp-lora, rank 64": 0.68,
+}  # fmt: skip
+
+
+def claims(
+    means: Mapping[str, float],
+    patients: int = PATIENTS,
+    noise: float = 0.01,
+    slope: float = 0.1,
+    methods: Mapping[str, tuple[str, str, int, int, int]] = METHODS,
+) -> dict[int, Claim]:
+    """Claims on patients whose Dice is the method's mean, a rise with volume (slope, over the whole range) and noise."""
+    rng = np.random.default_rng(1)
+    rise = slope * np.linspace(-0.5, 0.5, PATIENTS)
+    chosen = rng.permutation(PATIENTS)[:patients]
+    rows = [
+        {"label": label, "patient": f"p{k}", "dice": mean + rise[k] + rng.normal(0, noise), "annotated_ml": VOLUMES[k]}
+        for label, mean in means.items()
+        for k in chosen
+    ]
+    table = [
+        {"label": label, "method": m, "kind": kind, "rank": rank, "trainable": trainable, "kernel_numbers": kernels}
+        for label, (m, kind, rank, trainable, kernels) in methods.items()
+    ]
+    return {claim.number: claim for claim in decide_claims(pd.DataFrame(rows), pd.DataFrame(table), resamples=300)}
+
+
+def test_all_claims_hold_where_they_were_built_in() -> None:
+    found = claims(GOOD)
+    assert {number: claim.verdict for number, claim in found.items()} == dict.fromkeys(range(1, 6), HOLDS)
+    assert all(claim.figures and claim.rule and claim.text for claim in found.values())
+
+
+@pytest.mark.parametrize(
+    ("number", "changes", "told"),
+    [
+        (1, {"fine-tuning head": 0.40}, "fine-tuning head over zero-shot"),
+        (1, {"fine-tuning head": 0.30}, "fine-tuning head over zero-shot"),
+        (2, {"fine-tuning all": 0.63}, "mean of adapters over fine-tuning all"),
+        (2, {"fine-tuning all": 0.80}, "mean of adapters over fine-tuning all"),
+        (4, {"cp-lora, rank 2": 0.50, "cp-lora, rank 64": 0.60}, "clearly worse than lora-c"),
+        (5, {"lora-c, rank 64": 0.58, "cp-lora, rank 64": 0.58}, "higher ranks and the over-parameterised ranks"),
+    ],
+)
+def test_a_claim_does_not_hold_where_the_figures_exclude_it(number: int, changes: dict[str, float], told: str) -> None:
+    claim = claims(GOOD | changes)[number]
+    assert claim.verdict == FAILS and told in claim.rule
+
+
+def test_volume_does_not_count_where_dice_falls_with_it() -> None:
+    assert claims(GOOD, slope=-0.1)[3].verdict == FAILS
+    assert "excluded for" in claims(GOOD, slope=-0.1)[3].rule
+
+
+def test_a_small_gain_in_every_patient_still_counts_as_better() -> None:
+    assert claims(GOOD | {"fine-tuning head": 0.41}, noise=0.0005)[1].verdict == HOLDS
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
+def test_few_patients_and_much_noise_leave_a_claim_undecided(number: int) -> None:
+    assert claims(GOOD, patients=5)[number].verdict == OPEN
+    near = {"zero-shot": 0.50, "fine-tuning all": 0.52, "fine-tuning head": 0.52} | {label: 0.54 for label in GOOD if "rank" in label}
+    assert claims(near, noise=0.2, slope=0.02)[number].verdict == OPEN
+
+
+@pytest.mark.parametrize(
+    ("number", "without", "told"),
+    [
+        (1, ["zero-shot"], "needs zero-shot"),
+        (2, ["fine-tuning all", "fine-tuning head"], "one standard fine-tuning"),
+        (4, ["cp-lora, rank 2", "cp-lora, rank 64"], "needs CP-LoRA"),
+        (4, ["cp-lora, rank 2", "lora-c, rank 64"], "at the same rank"),
+        (5, ["cp-lora, rank 64", "lora-c, rank 64"], "at least two ranks"),
+    ],
+)
+def test_a_claim_without_its_methods_is_undecided_and_says_what_is_missing(number: int, without: list[str], told: str) -> None:
+    claim = claims({label: mean for label, mean in GOOD.items() if label not in without})[number]
+    assert claim.verdict == OPEN and told in claim.rule
+
+
+def test_claim_on_ranks_needs_an_over_parameterised_one() -> None:
+    methods = {label: (*row[:4], 10**6) for label, row in METHODS.items()}
+    claim = claims(GOOD, methods=methods)[5]
+    assert claim.verdict == OPEN and "over-parameterised" in claim.rule
+
+
+def test_cp_lora_with_many_parameters_does_not_hold() -> None:
+    methods = METHODS | {"cp-lora, rank 2": ("cp-lora", "adapter", 2, 1100, 4000)}
+    claim = claims(GOOD, methods=methods)[4]
+    assert claim.verdict == FAILS and "more than 50% of the parameters of lora-c" in claim.rule
+
+
+def test_scratch_and_variants_enter_no_claim() -> None:
+    methods = METHODS | {"from scratch": ("scratch", "scratch", 0, 9000, 0), "mine": ("cp-lora", "variant", 2, 10, 4000)}
+    with_them = claims(GOOD | {"from scratch": 0.1, "mine": 0.1}, methods=methods)
+    assert {n: c.verdict for n, c in with_them.items()} == dict.fromkeys(range(1, 6), HOLDS)
+
+
+def test_patients_without_haemorrhage_do_not_count() -> None:
+    frame = pd.DataFrame(
+        [{"label": label, "patient": f"p{k}", "dice": np.nan if k == 0 else mean + 0.01 * k, "annotated_ml": float(k)}
+         for label, mean in GOOD.items() for k in range(10)]
+    )  # fmt: skip
+    table = pd.DataFrame(
+        [{"label": n, "method": m, "kind": k, "rank": r, "trainable": t, "kernel_numbers": c} for n, (m, k, r, t, c) in METHODS.items()]
+    )
+    first = decide_claims(frame, table, resamples=50)[0]
+    assert "n = 9" in first.figures
