@@ -22,8 +22,9 @@ from statistics import mean, median
 from typing import Any
 
 from .batch import Within
-from .case_check import patient_volumes, require_usable
+from .case_check import Finding, patient_volumes, require_usable
 from .cases import CaseTable
+from .catalogue import bundled_folders
 from .device import choose_compute
 from .errors import CaseError, ConfigError, SAHLoRAError
 from .evaluation import ALL, Evaluation, summarise
@@ -51,6 +52,8 @@ FOLDS = "folds.json"
 RUNS = "runs"
 #: Rows of a split that is kept for a later, independent test.
 TEST_SPLIT = "test"
+#: So many patients without haemorrhage are worth one for validation.
+FEW = 5
 #: Measures in the header of the final model.
 _TOLD = ("dice", "soft_dice", "precision", "recall", "hd95_mm", "surface_dice", "annotated_ml", "predicted_ml", "absolute_error_ml", "relative_error")
 
@@ -85,10 +88,24 @@ def usable_cases(table: CaseTable, events: Events) -> Usable:
         raise CaseError("All cases of the table belong to the split test, so there is nothing to train on.")
     findings = kept.check(events)
     require_usable(findings)
-    for finding in findings:
-        for warning in finding.warnings:
-            events.log(f"{finding.case}: {warning}", "warning")
-    return Usable(kept, patient_volumes(kept, findings), case_digests(kept, findings))
+    _tell_warnings(findings, events)
+    volumes = patient_volumes(kept, findings)
+    if not any(ml > 0 for ml in volumes.values()):
+        raise CaseError("No case of the table has haemorrhage, so there is nothing to learn; check the masks and the chosen segment.")
+    return Usable(kept, volumes, case_digests(kept, findings))
+
+
+def hold_out(volumes: Mapping[str, float], share: float, seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Training and validation patients of a fold's training part. Patients without haemorrhage are kept for validation from FEW of them on, and never
+    alone: judged by them, the network that finds nothing would be the best. Raises CaseError for fewer than two patients with haemorrhage.
+    """
+    if not share:
+        return tuple(volumes), ()
+    held = set(split_validation({p: ml for p, ml in volumes.items() if ml > 0}, share, seed)[1])
+    without = {p: ml for p, ml in volumes.items() if ml <= 0}
+    if len(without) >= FEW:
+        held |= set(split_validation(without, share, seed)[1])
+    return tuple(p for p in volumes if p not in held), tuple(p for p in volumes if p in held)
 
 
 def plan_folds(
@@ -98,10 +115,7 @@ def plan_folds(
     runs = []
     patients = set(usable.volumes)
     for fold in range(folds.count):
-        learning = folds.training_patients(fold, patients)
-        held: tuple[str, ...] = ()
-        if validation:
-            learning, held = split_validation({p: usable.volumes[p] for p in learning}, validation, seed)
+        learning, held = hold_out({p: usable.volumes[p] for p in folds.training_patients(fold, patients)}, validation, seed)
         sides = (learning, held, folds.test_patients(fold, patients))
         parts = [tuple(case.case for case in usable.table.of_patients(side)) for side in sides]
         digest = run_digest(config, base, parts, usable.digests)
@@ -161,7 +175,7 @@ def train_final(
     config: TrainingConfig,
     cohort: Cohort,
     usable: Usable,
-    validated: CrossValidation | None,
+    validated: CrossValidation,
     output: Path,
     target: Path,
     events: Events,
@@ -172,32 +186,28 @@ def train_final(
 ) -> ModelInfo:
     """Train on all cases and write the model to `target`; a model that this very training wrote there before is left as it is.
 
-    Without `validated` all epochs are trained and the base's threshold is kept. Raises SAHLoRAError, Cancelled.
+    It is trained for as many epochs as the folds needed on average, and takes their median threshold. Raises SAHLoRAError, Cancelled.
     """
     group = group or Group()
     names = tuple(case.case for case in usable.table)
     config = effective(config, cohort.base)
-    measured: dict[str, Any] = {}
-    if validated is not None:
-        cache = cohort.slices(names, config.grid, events)
-        per_epoch = config.steps_per_epoch or max(1, math.ceil(len(cache.positives) / max(1, round(config.batch * config.positive_share))))
-        epochs = mean(result.best_epoch for _, result in validated.runs)
-        config = replace(config, steps=max(1, round(epochs * per_epoch)))
-        measured = header_figures(validated)
+    cache = cohort.slices(names, config.grid, events)
+    per_epoch = config.steps_per_epoch or max(1, math.ceil(len(cache.positives) / max(1, round(config.batch * config.positive_share))))
+    config = replace(config, steps=max(1, round(mean(result.best_epoch for _, result in validated.runs) * per_epoch)))
+    measured = header_figures(validated)
     digest = run_digest(config, cohort.base, (names, (), ()), usable.digests)
     method, rank, label = method_of(config)
     run = Run(method, rank, f"{label}, all cases", None, config, names, (), (), digest)
     if (info := _already(target, digest, measured)) is not None:
         events.log(f"{target} is finished already.")
         return info
-    before = len(validated.runs) if validated else 0
+    before = len(validated.runs)
     told = Within(events, "Training", before, 1, before + 1, "all cases")
     trained = fit(
         config, cohort.slices(names, config.grid, events), cohort.slices((), config.grid, events), cohort.base, output / RUNS / run.name, told,
         context={"run": run.label, "method": method, "rank": rank, "fold": None},
     )  # fmt: skip
-    if validated is not None:
-        trained = replace(trained, threshold=median(result.threshold for _, result in validated.runs))
+    trained = replace(trained, threshold=median(result.threshold for _, result in validated.runs))
     about = {"run": digest, "cases": len(names), "patients": len(usable.volumes), "figures": _fingerprint(measured)}
     if group.leads:
         save_model(trained, target, metrics=measured, training=about, description=description, licence=licence)
@@ -230,6 +240,9 @@ def header_figures(validated: CrossValidation) -> dict[str, Any]:
 def check_target(folder: Path, name: str, config: TrainingConfig, base: ModelInfo | None) -> Path:
     """Where the finished model goes. Raises ConfigError, before any work is done, where another training's model lies there."""
     path = model_path(folder, name)
+    bundled = next((place for place in bundled_folders() if place.resolve() != folder.resolve() and model_path(place, name).exists()), None)
+    if bundled is not None:
+        raise ConfigError(f"A model {name} comes with SAHLoRA and would be found instead; choose another name.")
     if not path.exists():
         return path
     taken = f"There is a model {path} already, of another training; choose another name or remove it."
@@ -252,6 +265,17 @@ def processes(config: TrainingConfig) -> Iterator[Group]:
     backend = "nccl" if choose_compute(config.device, "float32").device.type == "cuda" else "gloo"
     with process_group(backend) as group:
         yield group
+
+
+def _tell_warnings(findings: Sequence[Finding], events: Events) -> None:
+    """Each warning once, with the cases that it is about."""
+    cases: dict[str, list[str]] = {}
+    for finding in findings:
+        for warning in finding.warnings:
+            cases.setdefault(warning, []).append(finding.case)
+    for warning, names in cases.items():
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        events.log(f"{shown}: {warning}", "warning")
 
 
 def _already(target: Path, digest: str, measured: Mapping[str, Any]) -> ModelInfo | None:

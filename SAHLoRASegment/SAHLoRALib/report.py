@@ -98,7 +98,7 @@ def write_study_report(
     return path
 
 
-def write_training_report(output: Path, info: ModelInfo, base: ModelInfo | None, usable: Usable, validated: CrossValidation | None) -> Path:
+def write_training_report(output: Path, info: ModelInfo, base: ModelInfo | None, usable: Usable, validated: CrossValidation) -> Path:
     """report.md of `sahlora train`: the finished model and what the cross-validation measured (OutputError)."""
     bleeding = sum(ml > 0 for ml in usable.volumes.values())
     lines = [
@@ -112,34 +112,31 @@ def write_training_report(output: Path, info: ModelInfo, base: ModelInfo | None,
         f"- Training: {_training(info.training.get('config', {}))}; {info.training.get('steps')} steps on all cases.",
         "",
     ]
-    if validated is None:
-        lines += ["Trained without cross-validation: nothing tells how good it is on other patients. Test it on cases of its own before use.", ""]
-    else:
-        patients = validated.evaluation.patients.assign(label=info.name)
-        results = [result for _, result in validated.runs]
-        drawn = draw_training(patients, validated, output / FIGURES)
-        lines += [
-            "## Cross-validation",
-            "",
-            f"{validated.folds.count} folds by patient ([folds.json](folds.json)); figures of out-of-fold predictions, made as `sahlora segment` "
-            f"makes them ([masks]({PREDICTIONS}/)). Means over patients with 95 % bootstrap intervals.",
-            "",
-            *evaluation_table(validated.evaluation),
-            "",
-            "Tables: [patients](evaluation_patients.csv), [cases](evaluation_cases.csv), [summary](evaluation_summary.csv), "
-            "[agreement of volumes](evaluation_agreement.csv).",
-            "",
-            *_pictures(drawn, output),
-            *_table(
-                ("fold", "patients tested", "Dice", "kept step", "steps", "threshold", "time"),
-                [
-                    (str(n + 1), str(len({row["patient"] for row in r.rows})), _number(_mean_dice(r)), str(r.best_step), str(r.steps),
-                     f"{r.threshold:g}", _time(r.seconds))
-                    for n, r in enumerate(results)
-                ],
-            ),
-            "",
-        ]  # fmt: skip
+    patients = validated.evaluation.patients.assign(label=info.name)
+    results = [result for _, result in validated.runs]
+    drawn = draw_training(patients, validated, output / FIGURES)
+    lines += [
+        "## Cross-validation",
+        "",
+        f"{validated.folds.count} folds by patient ([folds.json](folds.json)); figures of out-of-fold predictions, made as `sahlora segment` "
+        f"makes them ([masks]({PREDICTIONS}/)). Means over patients with 95 % bootstrap intervals.",
+        "",
+        *evaluation_table(validated.evaluation),
+        "",
+        "Tables: [patients](evaluation_patients.csv), [cases](evaluation_cases.csv), [summary](evaluation_summary.csv), "
+        "[agreement of volumes](evaluation_agreement.csv).",
+        "",
+        *_pictures(drawn, output),
+        *_table(
+            ("fold", "patients tested", "Dice", "kept step", "steps", "threshold", "time"),
+            [
+                (str(n + 1), str(len({row["patient"] for row in r.rows})), _number(_mean_dice(r)), str(r.best_step), str(r.steps),
+                 f"{r.threshold:g}", _time(r.seconds))
+                for n, r in enumerate(results)
+            ],
+        ),
+        "",
+    ]  # fmt: skip
     path = output / REPORT
     write_text(path, "\n".join(lines))
     return path

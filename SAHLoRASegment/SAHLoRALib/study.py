@@ -119,7 +119,11 @@ def in_this_process(group: Group) -> Executor:
 
     def do(work: Work, runs: Sequence[Run], events: Events) -> Outcomes:
         cohort = Cohort(work.table, work.base, work.memory_gb)
-        return {run.digest: attempt(run, cohort, work.folder, events, place=(number, len(runs)), group=group) for number, run in enumerate(runs)}
+        outcomes: Outcomes = {run.digest: result for run in runs if (result := finished(run, work.folder)) is not None}
+        # Finished ones first: the estimate of the time left counts from there.
+        for run in [run for run in runs if run.digest not in outcomes]:
+            outcomes[run.digest] = attempt(run, cohort, work.folder, events, place=(len(outcomes), len(runs)), group=group)
+        return outcomes
 
     return do
 

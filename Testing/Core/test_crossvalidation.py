@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 from SAHLoRALib.cases import CaseTable
 from SAHLoRALib.cli import main
-from SAHLoRALib.crossvalidation import CrossValidation, Usable, cross_validate, plan_folds, train_final, usable_cases
+from SAHLoRALib.crossvalidation import CrossValidation, Usable, cross_validate, hold_out, plan_folds, train_final, usable_cases
 from SAHLoRALib.errors import Cancelled, CaseError
 from SAHLoRALib.evaluation import ALL, evaluate
 from SAHLoRALib.events import Events
@@ -57,6 +57,16 @@ def test_no_patient_is_on_two_sides_and_every_case_is_tested_once(tmp_path: Path
         assert all(sides) and not sides[0] & sides[1] and not sides[0] & sides[2] and not sides[1] & sides[2]
         assert len(run.training) + len(run.validation) + len(run.test) == len(usable.table)
     assert sorted(name for run in runs for name in run.test) == sorted(patient)
+
+
+def test_validation_patients_have_haemorrhage_and_both_sides_keep_some() -> None:
+    volumes = {f"b{n}": float(n + 1) for n in range(6)} | {f"w{n}": 0.0 for n in range(9)}
+    learning, held = hold_out(volumes, 0.2, 0)
+    assert sorted([*learning, *held]) == sorted(volumes) and not set(learning) & set(held)
+    assert sum(p.startswith("b") for p in held) == 1 and sum(p.startswith("w") for p in held) == 2
+    few = {p: ml for p, ml in volumes.items() if p not in {f"w{n}" for n in range(5)}}
+    assert [p[0] for p in hold_out(few, 0.2, 0)[1]] == ["b"]
+    assert hold_out(volumes, 0, 0) == (tuple(volumes), ())
 
 
 def test_digest_of_a_run_follows_settings_base_and_cases(tmp_path: Path) -> None:
@@ -216,10 +226,13 @@ def test_standard_fine_tuning_gives_a_whole_network(tmp_path: Path, models: Path
         ((4, 5, 6), ["--strategy", "scratch"], "sahlora pretrain"),
         ((4, 5, 6), ["--name", "a/b"], "cannot be a model's name"),
         ((4, 5, 6), ["--name", "tiny"], "already, of another training"),
-        ((0, 0, 0), [], "None of the 1 training cases has blood"),
+        ((4, 5, 6), ["--name", "bundled"], "comes with SAHLoRA"),
+        ((0, 0, 0), [], "No case of the table has haemorrhage"),
     ],
 )
 def test_wrong_input_is_told_in_a_sentence(sizes: tuple[int, ...], more: list[str], told: str, tmp_path: Path, models: Path, capsys: Capture) -> None:
+    save_tiny_base(tmp_path / "shipped", "bundled")
+    monkeypatch.setattr("SAHLoRALib.crossvalidation.bundled_folders", lambda: [tmp_path / "shipped"])
     cases = save_cohort(tmp_path / "cases", sizes)
     assert train(cases, tmp_path, *more) == 2
     said = capsys.readouterr().err
