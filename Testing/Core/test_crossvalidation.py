@@ -230,7 +230,9 @@ def test_standard_fine_tuning_gives_a_whole_network(tmp_path: Path, models: Path
         ((0, 0, 0), [], "No case of the table has haemorrhage"),
     ],
 )
-def test_wrong_input_is_told_in_a_sentence(sizes: tuple[int, ...], more: list[str], told: str, tmp_path: Path, models: Path, capsys: Capture) -> None:
+def test_wrong_input_is_told_in_a_sentence(
+    sizes: tuple[int, ...], more: list[str], told: str, tmp_path: Path, models: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save_tiny_base(tmp_path / "shipped", "bundled")
     monkeypatch.setattr("SAHLoRALib.crossvalidation.bundled_folders", lambda: [tmp_path / "shipped"])
     cases = save_cohort(tmp_path / "cases", sizes)

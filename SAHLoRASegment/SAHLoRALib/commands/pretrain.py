@@ -17,7 +17,7 @@ from .fitting import TrainingArguments, train_and_save
 class Arguments(TrainingArguments):
     """Train a base network from scratch on annotated head CT. Stopped, the same command goes on; it ends with a model in your model folder.
 
-    On several GPUs: torchrun --nproc-per-node 4 -m SAHLoRALib pretrain ...
+    On several GPUs: torchrun --nproc-per-node 4 -m -- SAHLoRALib pretrain ...
     """
 
     settings: Annotated[TrainingConfig, tyro.conf.arg(name="")] = field(default_factory=lambda: TrainingConfig(strategy="scratch"))

@@ -28,7 +28,7 @@ class Arguments(TrainingArguments):
     report.md, the evaluation's tables, the folds, and in predictions the mask of every case by the network that had not seen it. With --folds 0 there
     is no cross-validation, and the validation cases choose the weights.
 
-    On several GPUs: torchrun --nproc-per-node 4 -m SAHLoRALib train ...
+    On several GPUs: torchrun --nproc-per-node 4 -m -- SAHLoRALib train ...
     """
 
     base: str = ""
