@@ -3,32 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from .errors import ModelError
-from .weights import SUFFIX, ModelInfo, check_belongs, read_info
+from .model_folders import SUFFIX, bundled_folders, model_files, user_folder
+from .weights import ModelInfo, check_belongs, read_info
 
-
-def bundled_folders() -> list[Path]:
-    """Where the bundled models lie, of the places that exist: in the wheel, in a Slicer extension, in the source tree."""
-    here = Path(__file__).resolve()
-    places = [here.parent / "Models", here.parents[1] / "Resources" / "Models", here.parents[2] / "Resources" / "Models"]
-    return [place for place in places if place.is_dir()]
-
-
-def user_folder(environment: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
-    """The user's model folder, which need not exist yet: SAHLORA_MODELS if it is set, else the platform's place for an application's data."""
-    if chosen := environment.get("SAHLORA_MODELS"):
-        return Path(chosen).expanduser()
-    if platform == "win32":
-        data = Path(environment.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif platform == "darwin":
-        data = Path.home() / "Library" / "Application Support"
-    else:
-        data = Path(environment.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-    return data / "SAHLoRA" / "models"
+__all__ = ["Catalogue", "bundled_folders", "user_folder"]
 
 
 class Catalogue:
@@ -110,12 +92,4 @@ class Catalogue:
         return sorted(found.values(), key=lambda m: (order.index(m.kind), m.name.lower(), m.name)), problems
 
     def _files(self) -> Iterable[Path]:
-        seen = set()
-        for folder in self.folders:
-            if not folder.is_dir():
-                continue
-            for path in sorted(folder.glob(f"*{SUFFIX}")):
-                # Files that are being written start with a dot (files.replacing).
-                if not path.name.startswith(".") and path.resolve() not in seen:
-                    seen.add(path.resolve())
-                    yield path
+        return model_files(self.folders)

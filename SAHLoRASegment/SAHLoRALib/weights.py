@@ -35,15 +35,11 @@ from .adapters import (
 )
 from .errors import ConfigError, ModelError, SAHLoRAError
 from .files import replacing
+from .model_folders import KINDS, METADATA_KEY, SUFFIX, model_path
 from .network import MultiViewUnet, NetworkConfig
 from .slices import PixelGrid
 
 FORMAT_VERSION = 1
-SUFFIX = ".safetensors"
-KINDS = ("base", "finetuned", "adapter")
-
-_METADATA_KEY = "sahlora"
-_WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -162,7 +158,7 @@ def read_info(path: Path | str) -> ModelInfo:
     """The header of a weight file; its tensors are not read. Raises ModelError."""
     path = Path(path)
     with _opened(path) as file:
-        metadata = (file.metadata() or {}).get(_METADATA_KEY)
+        metadata = (file.metadata() or {}).get(METADATA_KEY)
     if metadata is None:
         raise ModelError(f"{path} is a safetensors file, but not one of SAHLoRA's: its header says nothing about the model.")
     try:
@@ -205,13 +201,6 @@ def check_belongs(adapter: ModelInfo, base: ModelInfo) -> None:
         )
 
 
-def model_path(folder: Path | str, name: str) -> Path:
-    """Where a model of this name lies in a folder. Raises ConfigError for names that are no plain file names."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) or name.endswith(".") or _WINDOWS_DEVICES.fullmatch(name):
-        raise ConfigError(f"{name!r} cannot be a model's name; use letters, digits, dots, dashes and underscores, at most 100.")
-    return Path(folder) / f"{name}{SUFFIX}"
-
-
 def _write(state: Mapping[str, Tensor], info: ModelInfo) -> ModelInfo:
     import safetensors.torch
 
@@ -241,7 +230,7 @@ def _write(state: Mapping[str, Tensor], info: ModelInfo) -> ModelInfo:
         "licence": info.licence,
         "description": info.description,
     }
-    content = safetensors.torch.save(tensors, metadata={_METADATA_KEY: json.dumps(header)})
+    content = safetensors.torch.save(tensors, metadata={METADATA_KEY: json.dumps(header)})
     with replacing(path) as temporary:
         temporary.write_bytes(content)
     return _parse(header, path)
