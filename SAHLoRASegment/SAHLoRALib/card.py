@@ -12,9 +12,10 @@ from typing import Any
 
 from .cases import CaseTable
 from .errors import SAHLoRAError
-from .evaluation import ALL, Evaluation, labels_of, summarise
+from .evaluation import Evaluation, labels_of, summarise
 from .events import Events
 from .files import write_text
+from .measured import cross_validated, held_out, with_held_out
 from .metrics import case_metrics
 from .segmenter import Segmenter
 from .weights import ModelInfo
@@ -58,6 +59,7 @@ def card_text(info: ModelInfo, commands: str = "") -> str:
     """The card of a model in Markdown, all of it from the file's header. commands: how it was made, shown as they are."""
     training = info.training
     config = training.get("config", {})
+    augmentation = config.get("augmentation", {})
     kind = {"adapter": f"adapter ({info.adapter.method}, rank {info.adapter.rank}) for the base {info.base_name}" if info.adapter else ""}
     lines = [
         f"# {info.name}", "",
@@ -69,20 +71,23 @@ def card_text(info: ModelInfo, commands: str = "") -> str:
         f"- threshold on the probability: {info.threshold:g}",
         f"- digest: `{info.digest}`",
         *([f"- digest of its base: `{info.base_digest}`"] if info.base_digest else []),
-        f"- licence: {info.licence}; made {info.date[:10]}", "",
+        f"- licence: {info.licence or 'not stated'}; made {info.date[:10]}", "",
         "## Training", "",
         f"{training.get('cases', '?')} cases, {training.get('validation_cases', 'no')} for validation (weights and threshold); "
         f"{training.get('steps', '?')} steps of {config.get('batch', '?')} slices, learning rate {config.get('learning_rate', '?')}, "
-        f"loss {config.get('loss', '?')}, seed {config.get('seed', '?')}; {training.get('trainable', 0):,} numbers learnt "
+        f"loss {config.get('loss', '?')}, augmentation {augmentation.get('kind', '?')} of strength {augmentation.get('strength', '?')}, "
+        f"seed {config.get('seed', '?')}; {training.get('trainable', 0):,} numbers learnt "
         f"in {float(training.get('seconds', 0)) / 60:.0f} minutes.",
     ]  # fmt: skip
     if commands:
         lines += ["", "```", commands.strip(), "```"]
-    for title, held in info.metrics.get("held_out", {}).items():
+    if validated := cross_validated(info.metrics):
+        lines += ["", "## Cross-validation on its own cases", "", f"{validated.get('how', '')}.", "", *_validated_table(validated)]
+    for title, held in held_out(info.metrics).items():
         lines += ["", f"## {title}", "", *_table(held.get("after", held))]
         if "before" in held:
             lines += ["", f"The base {info.base_name} alone, on the same cases:", "", *_table(held["before"])]
-    if not info.metrics.get("held_out"):
+    if not held_out(info.metrics):
         lines += ["", "No figures on held-out cases have been measured."]
     lines += ["", "Means over patients with 95 % bootstrap intervals; medians in brackets. Figures on synthetic scans say little about real ones."]
     return "\n".join(lines) + "\n"
@@ -98,6 +103,14 @@ def _table(held: dict[str, Any]) -> list[str]:
         if any(cells):
             rows.append(f"| {heading} | " + " | ".join(cells) + " |")
     return rows
+
+
+def _validated_table(validated: dict[str, Any]) -> list[str]:
+    """Measures of a cross-validation, and its Dice by volume."""
+    rows = ["| measure | mean (95 % interval) [median] |", "|---|---|"]
+    rows += [f"| {heading} | {_cell(validated[key])} |" for key, heading in _SHOWN.items() if isinstance(validated.get(key), dict)]
+    by_volume = validated.get("dice_by_volume", {})
+    return rows + [f"| Dice, {name} (n = {part['n']}) | {part['mean']:.2f} |" for name, part in by_volume.items() if part["mean"] is not None]
 
 
 def _cell(value: dict[str, Any] | None) -> str:
@@ -118,7 +131,7 @@ def make_card(
 
     if info.kind == "adapter" and base is None:
         raise SAHLoRAError(f"{info.name} is an adapter; its base {info.base_name} is needed to measure it.")
-    held: dict[str, Any] = dict(info.metrics.get("held_out", {}))
+    held: dict[str, Any] = {}
     for title, table in tables.items():
         if base is not None and info.kind == "adapter":
             before = measure(Segmenter(load_network(base)[0], base), table, events, f"{title}: base alone")
@@ -126,9 +139,8 @@ def make_card(
             held[title] = {"before": figures(before), "after": figures(after)}
         else:
             held[title] = figures(measure(Segmenter(load_network(info)[0], info), table, events, title))
-    main: dict[str, Any] = next(iter(held.values()), {})
-    dice = main.get("after", main).get("strata", {}).get(ALL, {}).get("dice", {}).get("mean")
-    info = record_metrics(info, {**info.metrics, "held_out": held, **({"dice": dice} if dice is not None else {})})
+    if held:
+        info = record_metrics(info, with_held_out(info.metrics, held))
     write_text(path, card_text(info, commands))
     return info
 

@@ -24,12 +24,12 @@ from typing import Any
 from .batch import Within
 from .case_check import Finding, patient_volumes, require_usable
 from .cases import CaseTable
-from .catalogue import bundled_folders
 from .device import choose_compute
-from .errors import CaseError, ConfigError, SAHLoRAError
+from .errors import CaseError, SAHLoRAError
 from .evaluation import ALL, Evaluation, summarise
 from .events import Events
 from .folds import Folds, folds_for, split_validation
+from .measured import CROSS_VALIDATION
 from .parallel import Group, process_group
 from .runs import (
     PREDICTIONS,
@@ -46,7 +46,7 @@ from .runs import (
 from .statistics import RESAMPLES
 from .training import fit, save_model
 from .training_config import TrainingConfig
-from .weights import ModelInfo, model_path, read_info
+from .weights import ModelInfo, read_info
 
 FOLDS = "folds.json"
 RUNS = "runs"
@@ -210,7 +210,7 @@ def train_final(
     trained = replace(trained, threshold=median(result.threshold for _, result in validated.runs))
     about = {"run": digest, "cases": len(names), "patients": len(usable.volumes), "figures": _fingerprint(measured)}
     if group.leads:
-        save_model(trained, target, metrics=measured, training=about, description=description, licence=licence)
+        save_model(trained, target, metrics={CROSS_VALIDATION: measured}, training=about, description=description, licence=licence)
     wait_for_all(group, config)
     return read_info(target)
 
@@ -235,28 +235,6 @@ def header_figures(validated: CrossValidation) -> dict[str, Any]:
         "folds": validated.folds.count,
         "patients": len(evaluation.patients),
     }
-
-
-def check_target(folder: Path, name: str, config: TrainingConfig, base: ModelInfo | None) -> Path:
-    """Where the finished model goes. Raises ConfigError, before any work is done, where another training's model lies there."""
-    path = model_path(folder, name)
-    bundled = next((place for place in bundled_folders() if place.resolve() != folder.resolve() and model_path(place, name).exists()), None)
-    if bundled is not None:
-        raise ConfigError(f"A model {name} comes with SAHLoRA and would be found instead; choose another name.")
-    if not path.exists():
-        return path
-    taken = f"There is a model {path} already, of another training; choose another name or remove it."
-    try:
-        kept = read_info(path)
-        theirs = TrainingConfig.from_dict(kept.training["config"])
-    except (SAHLoRAError, KeyError, TypeError) as error:
-        raise ConfigError(taken) from error
-    mine = effective(config, base)
-    same_base = base is None or kept.base_digest == base.digest
-    # The steps of the final training follow from the cross-validation.
-    if not same_base or replace(theirs, steps=mine.steps).identity() != mine.identity():
-        raise ConfigError(taken)
-    return path
 
 
 @contextmanager

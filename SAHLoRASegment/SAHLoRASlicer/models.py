@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from SAHLoRALib.measured import headline
+
 SUFFIX = ".safetensors"
 _LONGEST_HEADER = 100_000_000
 _ORDER = ("base", "finetuned", "adapter")
@@ -56,14 +58,8 @@ class ModelCard:
 
     def _measured(self) -> str:
         """Dice on cases that training never saw where there is such a figure, else on those that it was chosen by."""
-        seen_first = self.metrics.get("validation") or {}
-        dice = self.metrics.get("dice", self.metrics.get("Dice"))
-        dice = dice.get("mean", dice.get("value")) if isinstance(dice, Mapping) else dice
-        if isinstance(dice, (int, float)):
-            return f"Dice {dice:.2f}"
-        if isinstance(seen_first.get("dice"), (int, float)):
-            return f"Dice {seen_first['dice']:.2f} on the {seen_first.get('cases', '')} validation cases".replace("  ", " ")
-        return "not measured"
+        found = headline(self.metrics)
+        return f"Dice {found[0]:.2f} {found[1]}".strip() if found else "not measured"
 
 
 def model_folders() -> list[Path]:

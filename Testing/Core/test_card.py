@@ -11,6 +11,7 @@ from SAHLoRALib.card import card_text, make_card
 from SAHLoRALib.cases import CaseTable
 from SAHLoRALib.cli import main
 from SAHLoRALib.errors import ModelError
+from SAHLoRALib.measured import headline
 from SAHLoRALib.weights import ModelInfo, load_network, read_info, record_metrics, save_adapter
 from tiny_cohort import save_cohort, save_tiny_base
 
@@ -46,7 +47,7 @@ def test_a_card_holds_the_figures_of_a_case_table_and_the_header_too(tmp_path, b
     assert 0 < dice["mean"] <= 1 and dice["n"] == 3
     text = (tmp_path / "card.md").read_text(encoding="utf-8")
     assert "## three heads" in text and f"{dice['mean']:.2f}" in text and "Not a medical device" in text
-    assert measured.metrics["dice"] == dice["mean"]
+    assert headline(measured.metrics) == (dice["mean"], "on three heads")
 
 
 def test_recording_figures_leaves_weights_and_digest_as_they_are(base):

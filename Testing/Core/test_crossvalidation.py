@@ -15,6 +15,7 @@ from SAHLoRALib.errors import Cancelled, CaseError
 from SAHLoRALib.evaluation import ALL, evaluate
 from SAHLoRALib.events import Events
 from SAHLoRALib.folds import Folds, make_folds
+from SAHLoRALib.measured import cross_validated
 from SAHLoRALib.runs import Cohort, Run, finished
 from SAHLoRALib.weights import ModelInfo, load_network, read_info
 from tiny_cohort import SHAPE, CancelAfter, flags, quick, save_cohort, save_tiny_base
@@ -151,9 +152,10 @@ def test_train_writes_the_model_with_its_figures_and_says_all_in_events(tmp_path
     assert (info.kind, info.adapter and info.adapter.rank, result["digest"]) == ("adapter", 2, info.digest)
     patients = (tmp_path / "work" / "evaluation_patients.csv").read_text(encoding="utf-8").splitlines()
     mean = sum(float(line.split(",")[3]) for line in patients[1:]) / 6
-    assert patients[0].split(",")[3] == "dice" and info.metrics["dice"]["mean"] == pytest.approx(mean, abs=1e-4)
-    assert info.metrics["folds"] == 3 and info.metrics["patients"] == 6 and "icc" in info.metrics["volume_agreement"]
-    assert len(info.metrics["dice_by_volume"]) == 3
+    figures = cross_validated(info.metrics)
+    assert patients[0].split(",")[3] == "dice" and figures["dice"]["mean"] == pytest.approx(mean, abs=1e-4)
+    assert figures["folds"] == 3 and figures["patients"] == 6 and "icc" in figures["volume_agreement"]
+    assert len(figures["dice_by_volume"]) == 3
     assert info.training["config"]["adapter"]["rank"] == 2 and info.training["cases"] == 6
     assert "a03" not in json.dumps([info.metrics, info.training]) and "p03" not in json.dumps([info.metrics, info.training])
     metrics = [e for e in events if e["event"] == "metric"]
@@ -181,7 +183,7 @@ def test_final_model_takes_the_folds_median_threshold_and_mean_length(tmp_path: 
     validated = CrossValidation(validated.folds, tuple(changed), validated.evaluation)
     info = train_final(quick(), cohort, usable, validated, tmp_path / "work", tmp_path / "m.safetensors", Events())
     assert info.threshold == 0.4 and info.training["steps"] == 4  # two epochs of two steps
-    assert info.metrics["dice"]["mean"] == pytest.approx(validated.evaluation.value("dice", ALL), rel=1e-4)
+    assert cross_validated(info.metrics)["dice"]["mean"] == pytest.approx(validated.evaluation.value("dice", ALL), rel=1e-4)
 
 
 def test_folds_stay_when_cases_are_added(tmp_path: Path, models: Path) -> None:
@@ -193,7 +195,8 @@ def test_folds_stay_when_cases_are_added(tmp_path: Path, models: Path) -> None:
     after = Folds.read(tmp_path / "work" / "folds.json").folds
     assert len(after) == 9 and {p: after[p] for p in before} == before
     info = read_info(models / "mine.safetensors")
-    assert info.training["cases"] == 9 and info.metrics["patients"] == 9 and info.metrics["dice"]["n"] == 8
+    figures = cross_validated(info.metrics)
+    assert info.training["cases"] == 9 and figures["patients"] == 9 and figures["dice"]["n"] == 8
 
 
 def test_cases_of_the_split_test_are_left_out(tmp_path: Path) -> None:
@@ -234,7 +237,7 @@ def test_wrong_input_is_told_in_a_sentence(
     sizes: tuple[int, ...], more: list[str], told: str, tmp_path: Path, models: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_tiny_base(tmp_path / "shipped", "bundled")
-    monkeypatch.setattr("SAHLoRALib.crossvalidation.bundled_folders", lambda: [tmp_path / "shipped"])
+    monkeypatch.setattr("SAHLoRALib.targets.bundled_folders", lambda: [tmp_path / "shipped"])
     cases = save_cohort(tmp_path / "cases", sizes)
     assert train(cases, tmp_path, *more) == 2
     said = capsys.readouterr().err

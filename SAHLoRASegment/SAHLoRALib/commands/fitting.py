@@ -39,36 +39,39 @@ class TrainingArguments(Common):
     segment: str | None = None
     """Which segment or label is haemorrhage, where a row does not say."""
     folder: Path | None = None
-    """Folder of the model; without it your own model folder, where sahlora segment finds it."""
+    """Folder of the model; without it your own model folder, where sahlora segment finds it and the names of bundled models are refused."""
     run: Path | None = None
     """Folder of the unfinished training, runs/NAME without it."""
     fresh: bool = False
     """Start anew where an unfinished training lies in the run folder."""
     description: str = ""
     """A sentence about the model, for its header."""
+    licence: str = ""
+    """Of the model, for its header."""
 
 
 def train_and_save(command: str, arguments: TrainingArguments, settings: TrainingConfig, base: ModelInfo | None, events: Events) -> int:
     """Check the cases, train, write the model; returns 0. Raises SAHLoRAError."""
-    from ..catalogue import user_folder
     from ..checkpoint import FILE_NAME
+    from ..runs import effective
+    from ..targets import check_own, model_target
     from ..training import fit, save_model
-    from ..weights import model_path
 
     leads = int(os.environ.get("RANK", "0")) == 0  # of torchrun's processes the one that speaks and writes
     if not leads:
         events = Events(cancel_file=arguments.cancel_file)
-    path = model_path(arguments.folder or user_folder(), arguments.name)
+    path = model_target(arguments.folder, arguments.name)
     run = arguments.run or Path("runs") / arguments.name
     if path.exists() and not (run / FILE_NAME).exists():
         raise ConfigError(f"There is a model {path} already; choose another name or remove it.")
+    check_own(path, effective(settings, base), base)
     training, validation = chosen_cases(arguments, events)
     events.log(f"{len(training)} training cases, {len(validation)} validation cases; {f'base {base.name}' if base else 'from scratch'}.")
     result = fit(settings, training, validation, base, run, events, resume=not arguments.fresh)
     if not leads:
         return 0
     told = {"cases": len(training), "validation_cases": len(validation), "patients": len(training.patients)}
-    info = save_model(result, path, training=told, description=arguments.description)
+    info = save_model(result, path, training=told, description=arguments.description, licence=arguments.licence)
     best = f", validation Dice {result.best.best_dice:.3f} at threshold {result.threshold:g}" if result.best else ""
     arguments.say(f"{info.name}: {result.config.what}, {result.trainable:,} numbers, {result.steps} steps{best}\n{path}")
     events.result(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from ..events import Events
+from ..measured import headline
 from .common import Common, table
 
 if TYPE_CHECKING:
@@ -73,8 +74,6 @@ def _what(info: ModelInfo) -> str:
 
 
 def _dice(info: ModelInfo) -> str:
-    """The figure that training left in the header, however it was nested."""
-    value = info.metrics.get("dice", info.metrics.get("Dice"))
-    if isinstance(value, dict):
-        value = value.get("mean", value.get("value"))
-    return f"{value:.3f}" if isinstance(value, (int, float)) else ""
+    """The mean that says most, and on what it was measured."""
+    found = headline(info.metrics)
+    return f"{found[0]:.3f} {found[1]}".strip() if found else ""

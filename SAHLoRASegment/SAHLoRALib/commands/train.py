@@ -60,11 +60,11 @@ def run(arguments: Arguments, events: Events) -> int:
 
 def _cross_validated(arguments: Arguments, config: TrainingConfig, base: ModelInfo, events: Events) -> int:
     from ..cases import CaseTable
-    from ..catalogue import user_folder
-    from ..crossvalidation import RUNS, check_target, cross_validate, processes, train_final, usable_cases
+    from ..crossvalidation import RUNS, cross_validate, processes, train_final, usable_cases
     from ..evaluation import check_edges
     from ..report import write_training_report
-    from ..runs import Cohort
+    from ..runs import Cohort, effective
+    from ..targets import check_own, model_target
 
     share = DEFAULT_SHARE if arguments.validation_share is None else arguments.validation_share
     if arguments.validation is not None:
@@ -72,7 +72,8 @@ def _cross_validated(arguments: Arguments, config: TrainingConfig, base: ModelIn
     if not 0.0 <= share <= 0.5:
         raise ConfigError(f"validation_share must lie between 0 and 0.5, not at {share:g}.")
     check_edges(arguments.edges or None)
-    target = check_target(arguments.folder or user_folder(), arguments.name, config, base)
+    target = model_target(arguments.folder, arguments.name)
+    check_own(target, effective(config, base), base, any_steps=True)
     output = arguments.run or Path("runs") / arguments.name
     table = CaseTable.read(arguments.cases, arguments.segment)
     with processes(config) as group:
@@ -87,7 +88,9 @@ def _cross_validated(arguments: Arguments, config: TrainingConfig, base: ModelIn
             config, cohort, usable, output, events, count=arguments.folds, validation=share, seed=config.seed, edges=arguments.edges or None,
             more=1, group=group,
         )  # fmt: skip
-        info = train_final(config, cohort, usable, validated, output, target, events, description=arguments.description, group=group)
+        info = train_final(
+            config, cohort, usable, validated, output, target, events, description=arguments.description, licence=arguments.licence, group=group
+        )
         if not group.leads:
             return 0
     report = write_training_report(output, info, base, usable, validated)

@@ -1,0 +1,45 @@
+"""Where a trained model goes, decided before any work is done: never over another training's model, and never in the way of one that comes with
+SAHLoRA unless the folder is named.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from .errors import ConfigError, SAHLoRAError
+from .model_folders import bundled_folders, model_path, user_folder
+from .training_config import TrainingConfig
+from .weights import ModelInfo, read_info
+
+
+def model_target(folder: Path | None, name: str) -> Path:
+    """The file of the model. folder: None for the user's own model folder.
+
+    Raises ConfigError for a name that is no file name, and for the name of a bundled model: in the user's folder it would never be found, since the
+    bundled one of that name counts first. In any other folder that is named (so that the bundled models themselves can be made) every name is good.
+    """
+    path = model_path(folder or user_folder(), name)
+    apart = folder is not None and folder.resolve() != user_folder().resolve()
+    if not apart and any(model_path(place, name).exists() for place in bundled_folders() if place.resolve() != path.parent.resolve()):
+        raise ConfigError(f"A model {name} comes with SAHLoRA and would be found instead; choose another name, or name another folder with --folder.")
+    return path
+
+
+def check_own(path: Path, config: TrainingConfig, base: ModelInfo | None, *, any_steps: bool = False) -> None:
+    """Raise ConfigError where another training's model lies at `path`: one of other settings, or of another base.
+
+    config: as `fit` runs it, with the base's network and grid. any_steps: the number of steps follows from a cross-validation and may differ.
+    """
+    if not path.exists():
+        return
+    taken = f"There is a model {path} already, of another training; choose another name or remove it."
+    try:
+        kept = read_info(path)
+        theirs = TrainingConfig.from_dict(kept.training["config"])
+    except (SAHLoRAError, KeyError, TypeError) as error:
+        raise ConfigError(taken) from error
+    if any_steps:
+        theirs = replace(theirs, steps=config.steps)
+    if kept.base_digest != (base.digest if base else None) or theirs.identity() != config.identity():
+        raise ConfigError(taken)
