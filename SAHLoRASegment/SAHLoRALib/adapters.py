@@ -23,11 +23,11 @@ from torch.nn.utils import parametrize
 
 from .errors import ConfigError, ModelError
 from .kernels import UPDATES, Magnitude, kernel_shape
+from .methods import NORMS
 from .network import MODULES, MultiViewUnet, NetworkConfig
 from .strategies import check_modules, free_norms, hold_norms, named_layers
 
 METHODS = tuple(UPDATES)
-NORMS = ("frozen", "affine", "adapt")
 SCALINGS = ("standard", "rslora")
 MAX_RANK = 4096
 

@@ -7,41 +7,12 @@ as the skip connection. The input is one axial slice; there are no orthogonal pl
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-
 import torch
 from torch import Tensor, nn
 
-from .errors import ConfigError
+from .architecture import MODULES, NetworkConfig
 
-#: The parts of the network that fine-tuning strategies and adapters name, in the order of the data.
-MODULES = ("stem", "encoder", "multiview", "bottleneck", "decoder", "head")
-
-
-@dataclass(frozen=True)
-class NetworkConfig:
-    """levels: halvings of the resolution. width: channels of every convolution. dilations: of the multi-view branch."""
-
-    levels: int = 4
-    width: int = 32
-    dilations: tuple[int, ...] = (1, 2, 4)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "dilations", tuple(int(d) for d in self.dilations))
-        if not 1 <= self.levels <= 6:
-            raise ConfigError(f"levels must be between 1 and 6, not {self.levels}.")
-        if not 1 <= self.width <= 512:
-            raise ConfigError(f"width must be between 1 and 512, not {self.width}.")
-        if not self.dilations or min(self.dilations) < 1:
-            raise ConfigError(f"dilations must be positive whole numbers, not {self.dilations}.")
-
-    @property
-    def multiple(self) -> int:
-        """Rows and columns of the input must be a multiple of this."""
-        return 2**self.levels
-
-    def as_dict(self) -> dict[str, object]:
-        return asdict(self) | {"dilations": list(self.dilations)}
+__all__ = ["MODULES", "MultiViewUnet", "NetworkConfig"]
 
 
 class ConvNormReLU(nn.Sequential):

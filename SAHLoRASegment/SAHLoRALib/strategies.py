@@ -6,25 +6,19 @@ others exactly as they were, running statistics too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TypeVar
 
 from torch import nn
 
-from .errors import ConfigError
-from .network import MODULES
+from .methods import STRATEGIES, check_modules, strategy_modules
+
+__all__ = [
+    "STRATEGIES", "StillBatchNorm2d", "check_modules", "free_norms", "hold_norms", "module_parameters", "named_layers", "release",
+    "select_parameters", "strategy_modules",
+]  # fmt: skip
 
 Layer = TypeVar("Layer", bound=nn.Module)
-
-#: Standard fine-tuning's strategies (METHODS.md §2). Any other set is written with a plus sign, for instance "decoder+head".
-STRATEGIES: dict[str, tuple[str, ...]] = {
-    "all": MODULES,
-    "encoder": ("stem", "encoder"),
-    "multiview": ("multiview",),
-    "bottleneck": ("bottleneck",),
-    "decoder": ("decoder",),
-    "head": ("head",),
-}
 
 
 class StillBatchNorm2d(nn.BatchNorm2d):
@@ -33,29 +27,6 @@ class StillBatchNorm2d(nn.BatchNorm2d):
     def train(self, mode: bool = True) -> StillBatchNorm2d:
         super().train(False)
         return self
-
-
-def check_modules(names: str | Iterable[str]) -> tuple[str, ...]:
-    """The named modules in the network's order, each once. One name or "all" may be given as a string. Raises ConfigError."""
-    given = (names,) if isinstance(names, str) else tuple(names)
-    wanted = {module for name in given for module in (MODULES if name == "all" else (name,))}
-    unknown = [str(name) for name in given if name != "all" and name not in MODULES]
-    if unknown or not wanted:
-        what = f"Unknown module {', '.join(unknown)}" if unknown else "No module is named"
-        raise ConfigError(f"{what}; the network's modules are {', '.join(MODULES)}, or all.")
-    return tuple(module for module in MODULES if module in wanted)
-
-
-def strategy_modules(strategy: str | Sequence[str]) -> tuple[str, ...]:
-    """The modules that a strategy trains: "encoder" → ("stem", "encoder"); "decoder+head" → both; a sequence of module names is checked only."""
-    if not isinstance(strategy, str):
-        return check_modules(strategy)
-    parts = [part.strip().lower() for part in strategy.replace(",", "+").split("+")]
-    unknown = [part for part in parts if part not in STRATEGIES and part not in MODULES]
-    if unknown:
-        known = ", ".join(STRATEGIES)
-        raise ConfigError(f"Unknown fine-tuning strategy {strategy!r}; known are {known}, and sets of them such as decoder+head.")
-    return check_modules([module for part in parts for module in STRATEGIES.get(part, (part,))])
 
 
 def named_layers(network: nn.Module, modules: str | Iterable[str], kind: type[Layer]) -> list[tuple[str, Layer]]:
