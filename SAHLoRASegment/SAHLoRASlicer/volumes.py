@@ -92,7 +92,13 @@ def read_array(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """(k, j, i) array and IJK to RAS of an image file that the core wrote."""
     import SimpleITK as sitk
 
-    image = sitk.ReadImage(str(path))
+    return image_array(sitk.ReadImage(str(path)))
+
+
+def image_array(image: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(k, j, i) array and IJK to RAS of a SimpleITK image."""
+    import SimpleITK as sitk
+
     matrix = np.eye(4)
     matrix[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
     matrix[:3, 3] = image.GetOrigin()
