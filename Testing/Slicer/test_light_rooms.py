@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-import time
 import types
 from pathlib import Path
 from typing import Any
@@ -117,7 +116,8 @@ def test_worker_ends_itself_when_nobody_waits_for_it(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv(worker.FOLDER, str(tmp_path))
     monkeypatch.setenv(worker.CANCEL, str(tmp_path / "cancel"))
     monkeypatch.setenv(worker.OWNER, "1")
-    monkeypatch.setattr(worker, "_POLITE_SECONDS", 0.05)
+    now = [100.0]
+    monkeypatch.setattr(worker, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
     must_end = worker.reasons_to_end()
     assert not must_end()
     if gone == "owner":
@@ -127,6 +127,6 @@ def test_worker_ends_itself_when_nobody_waits_for_it(monkeypatch: pytest.MonkeyP
     else:
         (tmp_path / "cancel").touch()
         assert not must_end(), "a polite stop gets its time"
-        time.sleep(0.1)
+        now[0] += 1.5
     assert must_end()
     assert tmp_path.exists() == (gone == "cancelled")
