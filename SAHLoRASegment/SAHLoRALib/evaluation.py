@@ -22,8 +22,8 @@ from .errors import CaseError, ConfigError, SAHLoRAError, ScanError
 from .events import Events
 from .files import replacing
 from .images import open_image
-from .layouts import IMAGE_SUFFIXES
 from .metrics import case_metrics
+from .predictions import find_predictions
 from .statistics import RESAMPLES, bland_altman, bootstrap_mean, icc
 from .volume import volume_from_image
 
@@ -79,29 +79,20 @@ def evaluate(
 ) -> Evaluation:
     """Compare a folder of masks with the annotations of a case table.
 
-    predictions: a mask for every case, named after it (a.nii.gz, a.nrrd, a.seg.nrrd …), and, where soft Dice is wanted, a_probability.nii.gz (or
-    .nrrd …). segment: which segment or label of the predicted masks counts, where they hold several. output: folder for the CSV files.
+    predictions: a folder with a mask for every case, as `predictions` finds it, and, where soft Dice is wanted, with maps of probabilities.
+    segment: which segment or label of the predicted masks counts, where they hold several. output: folder for the CSV files.
     edges: mL between the strata; tertiles of the annotated volumes without it.
     All missing and unreadable files are named in one CaseError before anything is written. Raises Cancelled between two cases.
     """
     predictions, events = Path(predictions), events or Events()
     check_edges(edges)
-    if not predictions.is_dir():
-        raise CaseError(f"{predictions} is not a folder. Give the folder that holds the predicted masks.")
-    found = {case.case: _prediction(predictions, case.case) for case in cases}
-    missing = [name for name, path in found.items() if path is None]
-    if missing:
-        shown = ", ".join(missing[:10]) + (" …" if len(missing) > 10 else "")
-        count = f"{len(missing)} of {len(found)} cases ({shown})"
-        raise CaseError(f"{predictions} has no mask for {count}: name them after the case, such as {missing[0]}.nii.gz.")
+    found = find_predictions(predictions, cases)
     rows, problems = [], []
     for done, case in enumerate(cases):
         events.check_cancel()
         events.progress("Evaluating", done, len(cases), case.case)
-        path = found[case.case]
-        assert path is not None
         try:
-            rows.append(evaluate_case(case, path, _prediction(predictions, f"{case.case}_probability"), segment))
+            rows.append(evaluate_case(case, found[case.case].mask, found[case.case].probability, segment))
         except SAHLoRAError as error:
             problems.append(str(error))
     events.progress("Evaluating", len(cases), len(cases))
@@ -252,7 +243,3 @@ def _agreement(part: pd.DataFrame) -> tuple[float, ...]:
 def _quotient(part: pd.Series, whole: pd.Series) -> pd.Series:
     """part / whole, NaN where whole is 0."""
     return (part / whole.where(whole != 0)).astype(float)
-
-
-def _prediction(folder: Path, name: str) -> Path | None:
-    return next((path for suffix in IMAGE_SUFFIXES if (path := folder / f"{name}{suffix}").is_file()), None)

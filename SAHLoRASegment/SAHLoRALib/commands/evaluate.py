@@ -28,7 +28,8 @@ class Arguments(Common):
     """Compare predicted masks with the annotations of a case table: by patient and by volume stratum, means with bootstrap intervals."""
 
     predictions: tyro.conf.Positional[Path]
-    """Folder with a mask for every case, named after it (a.nii.gz, a.seg.nrrd), and for soft Dice a_probability.nii.gz."""
+    """Folder with a mask for every case: a.nii.gz (a.seg.nrrd …), a/mask.nrrd, or what sahlora segment wrote for these scans; for soft Dice
+    a_probability.nii.gz or a/probability.nrrd."""
     cases: tyro.conf.Positional[Path]
     """cases.csv, or a folder of cases."""
     output: Path | None = None
