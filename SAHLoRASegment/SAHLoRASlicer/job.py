@@ -43,7 +43,7 @@ class BackgroundJob:
 
     on_event: called with each event (a dict). on_finished: called once with the Outcome, while the folder is still there; the folder goes afterwards.
     make_process: gives a QProcess. later: calls a function after some milliseconds (QTimer.singleShot). folder: None makes one;
-    it belongs to the job.
+    it belongs to the job. patience: seconds more that a cancelled job may take to stop by itself, for work that writes a checkpoint first.
     """
 
     def __init__(
@@ -54,11 +54,13 @@ class BackgroundJob:
         later: Callable[[int, Callable[[], None]], Any] | None = None,
         folder: Path | None = None,
         program: str | None = None,
+        patience: float = 0.0,
     ) -> None:
         self.folder = folder or Path(tempfile.mkdtemp(prefix="SAHLoRA-"))
         self.pid: int | None = None
         self._on_event, self._on_finished = on_event, on_finished
         self._make_process, self._later, self._program = make_process, later, program
+        self._patience = patience
         self._process: Any = None
         self._slots: list[Any] = []
         self._buffer = b""
@@ -87,11 +89,11 @@ class BackgroundJob:
         )
         for name, slot in zip(signals, self._slots, strict=True):
             self._process.connect(name, slot)
-        self._process.setProcessEnvironment(environment(self.folder, cancel))
+        self._process.setProcessEnvironment(environment(self.folder, cancel, self._patience))
         self._process.start(self._program or python_program(), ["-u", "-m", f"{worker.__package__}.worker", "--job", str(path)])
 
     def cancel(self) -> None:
-        """Ask the work to stop, and see to it that it has within two seconds. The outcome comes as always."""
+        """Ask the work to stop, and see to it that it has within two seconds and the job's patience. The outcome comes as always."""
         if not self.running or self.cancelled:
             return
         self.cancelled = True
@@ -102,8 +104,8 @@ class BackgroundJob:
             import qt
 
             later = qt.QTimer.singleShot
-        later(TERMINATE_AFTER, self._terminate)
-        later(KILL_AFTER, self._kill)
+        later(TERMINATE_AFTER + round(1000 * self._patience), self._terminate)
+        later(KILL_AFTER + round(1000 * self._patience), self._kill)
 
     def abandon(self) -> None:
         """End everything at once and tell nobody: Slicer closes, or the module is reloaded."""
@@ -228,7 +230,7 @@ def python_program() -> str:
     return shutil.which("PythonSlicer") or sys.executable
 
 
-def environment(folder: Path, cancel: Path) -> Any:
+def environment(folder: Path, cancel: Path, patience: float = 0.0) -> Any:
     """The worker's QProcessEnvironment: Slicer's own, and where the packages are, and whom it belongs to."""
     import qt
 
@@ -240,6 +242,7 @@ def environment(folder: Path, cancel: Path) -> Any:
         worker.FOLDER: str(folder),
         worker.CANCEL: str(cancel),
         worker.OWNER: str(os.getpid()),
+        worker.PATIENCE: str(patience),
     }
     for name, value in added.items():
         made.insert(name, value)

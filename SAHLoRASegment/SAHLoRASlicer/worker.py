@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-#: Environment: the folder of the job, the cancel file in it, Slicer's process number.
-FOLDER, CANCEL, OWNER = "SAHLORA_JOB_FOLDER", "SAHLORA_CANCEL_FILE", "SAHLORA_OWNER"
+#: Environment: the folder of the job, the cancel file in it, Slicer's process number, seconds that a polite stop may take longer.
+FOLDER, CANCEL, OWNER, PATIENCE = "SAHLORA_JOB_FOLDER", "SAHLORA_CANCEL_FILE", "SAHLORA_OWNER", "SAHLORA_PATIENCE"
 CANCELLED_EXIT_CODE = 130
 _POLITE_SECONDS = 1.0
 _EVERY_SECONDS = 0.1
@@ -37,13 +37,14 @@ def main() -> int:
 def reasons_to_end() -> Callable[[], bool]:
     """A question to ask again and again: must this process end?"""
     folder, cancel, owner = os.environ.get(FOLDER), os.environ.get(CANCEL), os.environ.get(OWNER)
+    polite = _POLITE_SECONDS + float(os.environ.get(PATIENCE) or 0.0)
     launcher = os.getppid()
     cancelled_at: list[float] = []
 
     def must_end() -> bool:
         if cancel and Path(cancel).exists():
             cancelled_at.append(time.monotonic())
-        late = bool(cancelled_at) and time.monotonic() - cancelled_at[0] > _POLITE_SECONDS
+        late = bool(cancelled_at) and time.monotonic() - cancelled_at[0] > polite
         left = owner is not None and not alive(int(owner))
         if left and folder:
             shutil.rmtree(folder, ignore_errors=True)  # Slicer is gone and cannot
