@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -43,8 +43,8 @@ class Finding:
         return not self.problems
 
 
-def check_cases(table: CaseTable, events: Events, against: CaseTable | None = None) -> list[Finding]:
-    """One finding a case, in the table's order, then one for each incomplete entry.
+def check_cases(table: CaseTable, events: Events, against: CaseTable | None = None, one: Callable[[Case], Finding] | None = None) -> list[Finding]:
+    """One finding a case, in the table's order, then one for each incomplete entry. one: instead of `check_case`, where a finding is known already.
 
     Problems: a missing or unreadable file, a scan that is not a head CT, a mask on another grid or with several labels, an empty mask that is
     not announced, the same scan twice, one patient in two splits or also in `against`. Raises Cancelled between two cases.
@@ -57,7 +57,7 @@ def check_cases(table: CaseTable, events: Events, against: CaseTable | None = No
     for done, case in enumerate(table):
         events.check_cancel()
         events.progress("Checking cases", done, len(table), case.case)
-        finding = _check_one(case)
+        finding = (one or check_case)(case)
         problems = list(finding.problems)
         if finding.digest:
             first = seen.setdefault(finding.digest, case.case)
@@ -120,8 +120,8 @@ def scan_digest(ct: CTVolume) -> str:
     return digest.hexdigest()
 
 
-def _check_one(case: Case) -> Finding:
-    """What the case's own files say."""
+def check_case(case: Case) -> Finding:
+    """What the case's own files say, whatever the other cases are."""
     problems: list[str] = []
     if case.mask is not None and not case.mask.exists():
         problems.append(f"{case.mask} does not exist. Correct the path of the mask in the case table.")
