@@ -179,7 +179,7 @@ def _scanner(hu: Tensor, draws: list[_Draws], strength: float) -> Tensor:
     random = _column(draws, 9, -1, 1).T.reshape(9, n, 1, 1, 1)
     noisy, kernelled, uneven = random[0] < 0, random[1] < 0, random[2] < 0
     soft = (hu > -50) & (hu < 200)
-    hu = hu + soft * gaussian((hu > 250).to(hu.dtype), 4.0) * ((random[8] + 0.6).clamp_min(0) * 45 * strength)
+    hu = hu + soft * gaussian((hu > 250).to(hu.dtype), 4.0) * ((random[8] + 0.6).clamp_min(0) * 30 * strength)
     noise = torch.stack([d.noise(1, rows, columns) for d in draws])
     hu = hu + noise * ((random[3] + 1) * 3 * strength * noisy)
     amount = random[4] * min(1.0, 0.8 * strength) * kernelled  # -1: the smooth image, +1: sharpened

@@ -38,7 +38,7 @@ def make_case(head: Head, kind: str, seed: int, scanner: ScannerConfig | None = 
         raise ConfigError(f"There is no kind of case called '{kind}'; choose one of {', '.join(KINDS)}.")
     rng = np.random.default_rng([seed, KINDS.index(kind)])
     scanner = scanner or draw_scanner(rng, matrix, slices, site="B" if kind == "asah" else "A")
-    hu = draw_patient(head, rng, operated=0.04 if kind == "tbi" else 0.1)
+    hu = draw_patient(head, rng, operated=0.03 if kind == "tbi" else 0.06)
     if kind == "none":
         fraction, painted = np.zeros(hu.shape, np.float32), tuple[str, ...]()
     else:

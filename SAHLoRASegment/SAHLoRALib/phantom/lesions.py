@@ -13,7 +13,7 @@ import numpy as np
 
 from . import anatomy
 from .anatomy import Head
-from .fields import Rng, box_around, smooth_noise, smoothstep, warp
+from .fields import Rng, box_around, distance_to, smooth_noise, smoothstep, warp
 from .tissue import distance_to_point, ragged_ellipsoid, random_voxel
 
 
@@ -47,7 +47,7 @@ def traumatic(head: Head, hu: np.ndarray, rng: Rng) -> Bleeding:
     """One to three kinds of traumatic bleeding."""
     bleeding = Bleeding(head, hu, np.zeros(hu.shape, np.float32), [])
     kinds = [subdural, epidural, contusion, traumatic_subarachnoid, ventricular, parenchymal, tentorial]
-    shares = np.array([0.26, 0.13, 0.22, 0.2, 0.06, 0.08, 0.05])
+    shares = np.array([0.24, 0.12, 0.17, 0.17, 0.09, 0.16, 0.05])
     count = int(rng.choice([1, 2, 3], p=[0.45, 0.35, 0.2]))
     for index in sorted(rng.choice(len(kinds), size=count, replace=False, p=shares)):
         kinds[int(index)](bleeding, rng)
@@ -213,12 +213,13 @@ def subarachnoid(b: Bleeding, rng: Rng) -> None:
 
 
 def _blood_in_csf(b: Bleeding, where: np.ndarray, reach: np.ndarray, rng: Rng, kind: str, width: float = 0.25) -> None:
-    """Fill `where` with blood up to reach 1, thinner and more diluted towards it."""
+    """Fill `where` with blood up to reach 1, thinner and more diluted towards it; where it is dense it distends cisterns and sulci."""
     amount = 1.0 - reach + 0.1 * smooth_noise(b.hu.shape, 7, rng)
-    fraction = np.where(where, smoothstep(amount, -width / 2, width / 2), 0.0)
-    # blood also wets the pia: half a voxel of cortex at the border
-    dense = rng.uniform(46, 68)
-    dilution = np.clip(rng.uniform(0.55, 0.95) + 0.8 * np.clip(amount, 0, 1), 0.5, 1.0)
+    swelling = rng.uniform(0.0, 1.5) * np.clip(0.4 + amount, 0, 1)
+    room = b.head.inside & (b.head.depth > 0.7) & (distance_to(where & (amount > -width), 3.0) <= swelling)
+    fraction = np.where(where | room, smoothstep(amount, -width / 2, width / 2), 0.0)
+    dense = rng.uniform(48, 72)
+    dilution = np.clip(rng.uniform(0.6, 0.95) + 0.8 * np.clip(amount, 0, 1), 0.5, 1.0)
     value = 10.0 + (dense - 10.0) * dilution + 2.5 * smooth_noise(b.hu.shape, 6, rng)
     b.paint(fraction, value.astype(np.float32), kind)
 
