@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from .events import Events
 from .files import write_text
 from .measured import cross_validated, held_out, with_held_out
 from .metrics import case_metrics
+from .runs import choose_threshold
+from .samples import SliceCache
 from .segmenter import Segmenter
+from .training_config import TrainingConfig
 from .weights import ModelInfo
 
 #: Measures of a card: column of the evaluation → heading.
@@ -86,7 +90,11 @@ def card_text(info: ModelInfo, commands: str = "") -> str:
     for title, held in held_out(info.metrics).items():
         lines += ["", f"## {title}", "", *_table(held.get("after", held))]
         if "before" in held:
-            lines += ["", f"The base {info.base_name} alone, on the same cases:", "", *_table(held["before"])]
+            own = f", with its own threshold of {held['before_threshold']:g}" if "before_threshold" in held else ""
+            lines += ["", f"The base {info.base_name} alone, on the same cases{own}:", "", *_table(held["before"])]
+        if "chosen" in held:
+            lead = f"The base alone with a threshold of {held['chosen_threshold']:g}, chosen on the same validation cases as the adapter's:"
+            lines += ["", lead, "", *_table(held["chosen"])]
     if not held_out(info.metrics):
         lines += ["", "No figures on held-out cases have been measured."]
     lines += ["", "Means over patients with 95 % bootstrap intervals; medians in brackets. Figures on synthetic scans say little about real ones."]
@@ -121,10 +129,18 @@ def _cell(value: dict[str, Any] | None) -> str:
 
 
 def make_card(
-    info: ModelInfo, base: ModelInfo | None, tables: dict[str, CaseTable], path: Path, events: Events | None = None, commands: str = ""
+    info: ModelInfo,
+    base: ModelInfo | None,
+    tables: dict[str, CaseTable],
+    path: Path,
+    events: Events | None = None,
+    commands: str = "",
+    validation: CaseTable | None = None,
 ) -> ModelInfo:
     """Measure a model on case tables (title → table), an adapter against its base; record the figures in its header and write its card to `path`.
 
+    validation: the cases that chose the adapter's threshold; the base is then measured again with a threshold chosen on them, so that what the
+    adapter gains is not the threshold's.
     Raises SAHLoRAError for an adapter without its base, CaseError, ModelError, OutputError, Cancelled.
     """
     from .weights import load_network, record_metrics
@@ -132,11 +148,22 @@ def make_card(
     if info.kind == "adapter" and base is None:
         raise SAHLoRAError(f"{info.name} is an adapter; its base {info.base_name} is needed to measure it.")
     held: dict[str, Any] = {}
+    chosen: ModelInfo | None = None
+    if validation is not None:
+        if base is None or info.kind != "adapter":
+            raise SAHLoRAError(
+                f"{info.name} is no adapter, so there is no base beside it whose threshold could be chosen; leave the validation table out."
+            )
+        score = choose_threshold(base, SliceCache.read(validation, base.grid, events=events, stage="reading validation cases"), TrainingConfig())
+        chosen = replace(base, threshold=score.threshold)
     for title, table in tables.items():
         if base is not None and info.kind == "adapter":
             before = measure(Segmenter(load_network(base)[0], base), table, events, f"{title}: base alone")
             after = measure(Segmenter(load_network(base, info)[0], base, info), table, events, f"{title}: with the adapter")
-            held[title] = {"before": figures(before), "after": figures(after)}
+            held[title] = {"before": figures(before), "before_threshold": base.threshold, "after": figures(after)}
+            if chosen is not None:
+                again = measure(Segmenter(load_network(base)[0], chosen), table, events, f"{title}: base alone, chosen threshold")
+                held[title] |= {"chosen": figures(again), "chosen_threshold": chosen.threshold}
         else:
             held[title] = figures(measure(Segmenter(load_network(info)[0], info), table, events, title))
     if held:

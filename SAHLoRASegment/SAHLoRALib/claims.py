@@ -9,6 +9,7 @@ The unit is the patient with haemorrhage; figures are Dice of out-of-fold predic
 - Means over methods or ranks are formed patient by patient before the test. No best method is picked first: that would favour the larger family.
 
 1. Every fine-tuning beats none. Holds: each trained method is BETTER than zero-shot. Does not hold: one is NOT better. Undecided: else.
+   Where zero-shot was also run with a threshold chosen on the same validation patients, that one is the measure: no gain is the threshold's alone.
 2. Adapters beat standard fine-tuning. Holds: the mean of all adapters is BETTER than each standard strategy. Does not hold: it is NOT better than
    one. Undecided: else.
 3. Dice rises with haemorrhage volume, for all methods. Holds: Spearman's rho of Dice and annotated mL is positive with p < 0.05 (Holm) for each.
@@ -33,6 +34,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .runs import ZERO_SHOT_CHOSEN
 from .statistics import RESAMPLES, bootstrap_mean, compare_paired, holm, spearman
 
 if TYPE_CHECKING:
@@ -145,8 +147,10 @@ class _Study:
         zero, trained = self.labels("none"), self.labels("standard") + self.labels("adapter")
         if not zero or not trained:
             return _claim(1, OPEN, "", "The study needs zero-shot and at least one fine-tuning.")
-        found = self.against({label: self.dice[label] for label in trained}, zero[0], self.dice[zero[0]])
-        return _decide(1, found, "fine-tunings better than none", f"zero-shot Dice {self.dice[zero[0]].mean():.3f}")
+        none = ZERO_SHOT_CHOSEN if ZERO_SHOT_CHOSEN in zero else zero[0]
+        found = self.against({label: self.dice[label] for label in trained}, none, self.dice[none])
+        lead = ", ".join(f"Dice of {label} {self.dice[label].mean():.3f}" for label in zero)
+        return _decide(1, found, "fine-tunings better than none", lead)
 
     def adapters_win(self) -> Claim:
         adapters, standard = self.labels("adapter", PAPERS_ADAPTERS), self.labels("standard")

@@ -24,6 +24,7 @@ from typing import Any
 from .batch import Within
 from .case_check import Finding, patient_volumes, require_usable
 from .cases import CaseTable
+from .cohort import Cohort, case_digests
 from .device import choose_compute
 from .errors import CaseError, SAHLoRAError
 from .evaluation import ALL, Evaluation, summarise
@@ -33,10 +34,8 @@ from .measured import CROSS_VALIDATION
 from .parallel import Group, process_group
 from .runs import (
     PREDICTIONS,
-    Cohort,
     Run,
     RunResult,
-    case_digests,
     copy_file,
     effective,
     execute,

@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .batch import Outputs, ScanResult, folder_names, segment_scan, write_summary
+from .cohort import Cohort
 from .errors import Cancelled, OutputError, SAHLoRAError
 from .events import Events
 from .inputs import ScanInput
-from .runs import Cohort, Run, RunResult
+from .runs import Run, RunResult
 from .segmenter import NONE, SegmentConfig, Segmenter
 from .study import STAGE, Executor, Outcomes, Work, attempt
 from .weights import ModelInfo

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .files import replacing
+from .runs import ZERO_SHOT_CHOSEN
 from .statistics import bland_altman
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def dice_against_parameters(methods: pd.DataFrame, path: Path) -> Path:
             if row["rank"]:
                 axis.annotate(f"r{row['rank']}", (row["trainable"], row["dice"]), xytext=(4, 4), textcoords="offset points", fontsize=7, color=colour)
     for row in methods[methods["kind"] == "none"].to_dict(orient="records"):
-        axis.axhline(row["dice"], color=_KIND_COLOURS["none"], lw=1, ls="--", label="zero-shot")
+        axis.axhline(row["dice"], color=_KIND_COLOURS["none"], lw=1, ls=":" if row["label"] == ZERO_SHOT_CHOSEN else "--", label=row["label"])
     axis.set_xscale("log")
     axis.set_xlabel("trainable parameters (circle: adapter, hollow where it has more numbers than its kernels; square: standard)", fontsize=8)
     axis.set_ylabel("mean Dice, 95 % interval", fontsize=8)

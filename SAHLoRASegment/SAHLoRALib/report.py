@@ -15,7 +15,7 @@ from . import __version__
 from .evaluation import ALL, Evaluation
 from .figures import curves, draw_study
 from .files import write_text
-from .runs import PREDICTIONS, Run, RunResult
+from .runs import PREDICTIONS, ZERO_SHOT, ZERO_SHOT_CHOSEN, Run, RunResult
 from .study_tables import Tables
 from .weights import ModelInfo
 
@@ -56,7 +56,7 @@ def write_study_report(
         f"- Cases: {len(usable.table)} scans of {len(usable.volumes)} patients, {bleeding} of them with haemorrhage ({_volumes(usable.volumes)}).",
         f"- Base: {_base(base)}.",
         f"- {folds.count} folds by patient, stratified by volume ([folds.json](folds.json)); {config.validation:.0%} of each fold's training "
-        "patients are held out for early stopping and the threshold; zero-shot keeps the base's threshold. "
+        f"patients are held out for early stopping and the threshold. {_zero_shot(tables)}"
         "All figures are of out-of-fold predictions, made as `sahlora segment` makes them.",
         f"- Training: {_training(config.training.as_dict())}. All settings: [study.json](study.json).",
         f"- Computing: {_computing(done)}",
@@ -170,7 +170,7 @@ def evaluation_table(evaluation: Evaluation) -> list[str]:
 
 def _methods(tables: Tables) -> list[str]:
     strata = tables.strata()
-    header = ("method", "parameters", "file", "Dice", *(f"Dice {s}" for s in strata), "error", "ICC", "time", "memory")
+    header = ("method", "parameters", "file", "threshold", "Dice", *(f"Dice {s}" for s in strata), "error", "ICC", "time", "memory")
     rows = []
     for row in tables.methods.to_dict(orient="records"):
         trained = row["trainable"] > 0
@@ -180,6 +180,7 @@ def _methods(tables: Tables) -> list[str]:
                 row["label"] + over,
                 f"{row['trainable']:,}" if trained else "–",
                 f"{row['file_kb']:,.0f} kB" if trained else "–",
+                _thresholds(row),
                 _estimate(row, "dice", "dice_low", "dice_high"),
                 *(_number(row[f"dice {s}"]) for s in strata),
                 f"{_number(row['absolute_error_ml'])} mL",
@@ -189,6 +190,23 @@ def _methods(tables: Tables) -> list[str]:
             )
         )
     return _table(header, rows)
+
+
+def _thresholds(row: Mapping[str, Any]) -> str:
+    """On the probability: one, or from the lowest to the highest of the folds."""
+    low, high = f"{row['threshold_low']:g}", f"{row['threshold_high']:g}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _zero_shot(tables: Tables) -> str:
+    """Which thresholds the rows without fine-tuning have."""
+    labels = set(tables.methods["label"])
+    both = (
+        f" {ZERO_SHOT_CHOSEN.capitalize()} on these same patients: what fine-tuning gains over it is not the threshold's."
+        if ZERO_SHOT_CHOSEN in labels
+        else ""
+    )
+    return f"Zero-shot keeps the base's threshold.{both} " if ZERO_SHOT in labels else ""
 
 
 def _comparison(tables: Tables) -> list[str]:

@@ -14,9 +14,7 @@ import hashlib
 import json
 import math
 import re
-import tempfile
 import time
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,23 +25,21 @@ import torch
 
 from . import __version__
 from .batch import Within
-from .case_check import Finding
-from .cases import Case, CaseTable
 from .checkpoint import FILE_NAME as CHECKPOINT
-from .ct import CTVolume, write_segmentation
-from .device import choose_compute
-from .errors import CaseError, ConfigError, SAHLoRAError
+from .cohort import Cohort
+from .ct import write_segmentation
+from .device import choose_compute, threads
+from .errors import DAMAGED, ConfigError, SAHLoRAError
 from .evaluation import labels_of
 from .events import Events
 from .files import replacing, write_text
-from .images import open_image
 from .metrics import case_metrics
 from .parallel import Group
-from .samples import CachedCase, SliceCache
+from .samples import SliceCache
 from .segmenter import SegmentConfig, Segmenter
-from .slices import PixelGrid
 from .training import fit, save_model
 from .training_config import TrainingConfig
+from .validation import Score, validate
 from .weights import ModelInfo, load_network, read_info
 
 FORMAT = 1
@@ -51,10 +47,10 @@ RESULT = "run.json"
 MODEL = "model.safetensors"
 PREDICTIONS = "predictions"
 ZERO_SHOT = "zero-shot"
+#: Label of the base as it is, but for a threshold that is chosen on the validation cases of each fold, as the fine-tuned networks choose theirs.
+ZERO_SHOT_CHOSEN = "zero-shot, chosen threshold"
 #: Share of a run's time that training takes; for the progress only.
 _TRAINING_SHARE = 0.85
-#: Volumes that are kept in memory between runs, GB.
-_VOLUMES_GB = 1.0
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,8 @@ class Run:
 
     method: an adapter method, a fine-tuning strategy, "scratch", or ZERO_SHOT for the base as it is. rank: of the adapter, 0 where there is none.
     label: for people and tables; runs of one label are the folds of one method. fold: from 0, None without folds. config: of ZERO_SHOT only device
-    and precision count. training, validation, test: names of cases. digest: see `run_digest`.
+    and precision count. training, validation, test: names of cases; of ZERO_SHOT, validation cases choose the threshold, and without any it is the
+    base's. digest: see `run_digest`.
     variant: settings and label of its own, named in the study's file.
     """
 
@@ -122,47 +119,9 @@ class RunResult:
     version: str = __version__
 
 
-class Cohort:
-    """The cases of a table as runs need them: read once, and shared by all folds and methods.
-
-    base: what is fine-tuned; None for training from scratch. memory_gb: for slices on the network's pixels; more than that is mapped from files.
-    """
-
-    def __init__(self, table: CaseTable, base: ModelInfo | None, memory_gb: float = 4.0) -> None:
-        self.table, self.base, self._memory_gb = table, base, memory_gb
-        self._slices: dict[PixelGrid, dict[str, CachedCase]] = {}
-        self._volumes: OrderedDict[str, tuple[CTVolume, np.ndarray]] = OrderedDict()
-        self._spill: tempfile.TemporaryDirectory[str] | None = None
-
-    def slices(self, names: Iterable[str], grid: PixelGrid, events: Events) -> SliceCache:
-        """These cases' slices on a grid; the first call reads all cases of the table."""
-        if grid not in self._slices:
-            if self._spill is None:
-                self._spill = tempfile.TemporaryDirectory(prefix="sahlora-slices-", ignore_cleanup_errors=True)
-            folder = Path(self._spill.name) / str(len(self._slices))
-            cached = SliceCache.read(self.table, grid, memory_gb=self._memory_gb, spill=folder, events=events, stage="Reading cases")
-            self._slices[grid] = {case.name: case for case in cached.cases}
-        return SliceCache([self._slices[grid][name] for name in names], grid)
-
-    def read(self, name: str) -> tuple[CTVolume, np.ndarray]:
-        """Scan and annotation; the latest stay in memory."""
-        if name not in self._volumes:
-            self._volumes[name] = self.table[name].read()
-            while len(self._volumes) > 1 and sum(ct.hu.nbytes + mask.nbytes for ct, mask in self._volumes.values()) > _VOLUMES_GB * 1e9:
-                self._volumes.popitem(last=False)
-        self._volumes.move_to_end(name)
-        return self._volumes[name]
-
-
 def effective(config: TrainingConfig, base: ModelInfo | None) -> TrainingConfig:
     """The settings as `fit` will run them: network and grid are the base's, but for training from scratch."""
     return config if config.strategy == "scratch" or base is None else replace(config, network=base.network, grid=base.grid)
-
-
-def case_digests(table: CaseTable, findings: Iterable[Finding]) -> dict[str, str]:
-    """Case → digest of its scan's and its mask's voxels."""
-    scans = {finding.case: f"{finding.digest} {finding.ml:.6g}" for finding in findings if finding.ml is not None}
-    return {case.case: hashlib.sha256(f"{scans.get(case.case)} {_mask_digest(case)}".encode()).hexdigest() for case in table}
 
 
 def run_digest(config: TrainingConfig | None, base: ModelInfo | None, parts: Iterable[Iterable[str]], digests: Mapping[str, str]) -> str:
@@ -180,7 +139,7 @@ def run_digest(config: TrainingConfig | None, base: ModelInfo | None, parts: Ite
 def finished(run: Run, folder: Path) -> RunResult | None:
     """The result of a run that was done before; None where it must be done (again). folder: of all runs."""
     path = folder / run.name / RESULT
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+    with contextlib.suppress(OSError, *DAMAGED):
         content = json.loads(path.read_text(encoding="utf-8"))
         if content.pop("format") != FORMAT or content["digest"] != run.digest or content.pop("complete") is not True:
             return None
@@ -210,6 +169,10 @@ def execute(
         if cohort.base is None:
             raise ConfigError("There is no base whose predictions could be measured without fine-tuning; name one.")
         info = cohort.base
+        if run.validation:
+            score = choose_threshold(info, cohort.slices(run.validation, info.grid, events), run.config, group, events)
+            info = replace(info, threshold=score.threshold)
+            result = replace(result, validation=score.as_dict())
     else:
         config = effective(run.config, cohort.base)
         caches = [cohort.slices(names, config.grid, events) for names in (run.training, run.validation)]
@@ -241,6 +204,14 @@ def execute(
     if written is None:
         raise SAHLoRAError(f"The result of {run.title} in {here} cannot be read back; check the disk, and run the same command again.")
     return written
+
+
+def choose_threshold(base: ModelInfo, cases: SliceCache, config: TrainingConfig, group: Group | None = None, events: Events | None = None) -> Score:
+    """How a whole network does on validation cases without having learnt from any, chosen threshold included, just as `fit` chooses its own."""
+    compute = choose_compute(config.device, config.precision)
+    with threads(config.threads):
+        network = load_network(base)[0].to(compute.device)
+        return validate(network, cases, compute, batch=config.batch, group=group, events=events)[0]
 
 
 def wait_for_all(group: Group, config: TrainingConfig) -> None:
@@ -285,7 +256,7 @@ def _row_path(here: Path, name: str) -> Path:
 
 def _read_row(here: Path, name: str, model: str) -> dict[str, Any] | None:
     """The figures of a case, where they were measured with this very model and its mask is there."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+    with contextlib.suppress(OSError, *DAMAGED):
         content = json.loads(_row_path(here, name).read_text(encoding="utf-8"))
         if content["model"] == model and (here / PREDICTIONS / f"{name}.nrrd").is_file():
             return dict(content["row"])
@@ -312,16 +283,6 @@ class _Named(Within):
 
     def log(self, message: str, level: str = "info") -> None:
         super().log(f"{self._name}: {message}", level)
-
-
-def _mask_digest(case: Case) -> str:
-    """Of the mask's voxels as they lie in the file, and of which of them count."""
-    if case.mask is None:
-        return "none"
-    import SimpleITK as sitk
-
-    values = sitk.GetArrayFromImage(open_image(case.mask, CaseError))
-    return hashlib.sha256(f"{case.segment} {values.shape}".encode() + values.astype(np.int32).tobytes()).hexdigest()
 
 
 def _reset_peak_memory() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from .cases import CaseTable
 from .catalogue import Catalogue
+from .cohort import Cohort
 from .crashlog import write_crash_log
 from .crossvalidation import FOLDS, RUNS, Usable, plan_folds, processes, usable_cases
 from .errors import Cancelled, ConfigError, OutputError, SAHLoRAError
@@ -20,9 +21,10 @@ from .events import Events
 from .files import write_text
 from .folds import Folds, folds_for
 from .parallel import Group
-from .runs import ZERO_SHOT, Cohort, Run, RunResult, effective, execute, finished, run_digest
+from .runs import ZERO_SHOT, ZERO_SHOT_CHOSEN, Run, RunResult, effective, execute, finished, run_digest
 from .study_config import StudyConfig
 from .study_tables import Tables, choose_reference, make_tables
+from .training_config import TrainingConfig
 from .weights import ModelInfo
 
 STAGE = "Study"
@@ -94,7 +96,7 @@ def run_study(config: StudyConfig, events: Events, executor: Executor | None = N
 
 
 def plan_study(config: StudyConfig, usable: Usable, folds: Folds, base: ModelInfo | None) -> list[Run]:
-    """All runs, zero-shot as one without folds. Raises ConfigError where two would be the same."""
+    """All runs; zero-shot as one without folds, and once more by folds with a threshold of its own. Raises ConfigError where two are the same."""
     everything = tuple(case.case for case in usable.table)
     runs: list[Run] = []
     for method, rank, label, settings, variant in config.configurations():
@@ -102,6 +104,8 @@ def plan_study(config: StudyConfig, usable: Usable, folds: Folds, base: ModelInf
         if method == ZERO_SHOT:
             digest = run_digest(None, base, ((), (), everything), usable.digests)
             runs.append(Run(method, rank, label, None, settings, (), (), everything, digest))
+            if config.zero_shot_threshold and config.validation:
+                runs += _with_chosen_threshold(settings, config, usable, folds, base)
             continue
         planned = plan_folds(
             settings, usable, folds, base, method=method, rank=rank, label=label, validation=config.validation, seed=config.training.seed
@@ -112,6 +116,14 @@ def plan_study(config: StudyConfig, usable: Usable, folds: Folds, base: ModelInf
         if (other := seen.setdefault(run.digest, run)) is not run:
             raise ConfigError(f"{run.label} and {other.label} are the same training; leave one out.")
     return runs
+
+
+def _with_chosen_threshold(settings: TrainingConfig, config: StudyConfig, usable: Usable, folds: Folds, base: ModelInfo | None) -> list[Run]:
+    """Zero-shot on the folds of the others: nothing learns, their validation patients choose the threshold."""
+    planned = plan_folds(
+        settings, usable, folds, base, method=ZERO_SHOT, rank=0, label=ZERO_SHOT_CHOSEN, validation=config.validation, seed=config.training.seed
+    )
+    return [replace(run, training=(), digest=run_digest(None, base, ((), run.validation, run.test), usable.digests)) for run in planned]
 
 
 def in_this_process(group: Group) -> Executor:

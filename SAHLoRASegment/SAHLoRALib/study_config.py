@@ -24,7 +24,7 @@ from typing import Any
 import tyro
 
 from .adapters import METHODS, AdapterConfig
-from .errors import ConfigError
+from .errors import DAMAGED, ConfigError, one_line
 from .evaluation import check_edges
 from .runs import ZERO_SHOT
 from .segmenter import DEFAULT_MODEL
@@ -60,6 +60,9 @@ class StudyConfig:
     """mL between the volume strata; without them the tertiles of the annotated volumes."""
     learning_rates: dict[str, float] = field(default_factory=dict)
     """For single methods, such as: cp-lora 0.005 all 0.0003; the others take the learning rate of the training."""
+    zero_shot_threshold: bool = True
+    """Show zero-shot a second time with a threshold chosen on each fold's validation patients, as the fine-tuned networks choose theirs: what they
+    gain over that is not the threshold's."""
     segment: str | None = None
     """Which segment or label is haemorrhage, where a row does not say."""
     resamples: int = RESAMPLES
@@ -133,14 +136,14 @@ class StudyConfig:
         known = {f.name for f in fields(cls)}
         unknown = sorted(str(key) for key in set(values) - known)
         if unknown:
-            raise ConfigError(f"Unknown study setting {', '.join(unknown)}; known are {', '.join(sorted(known))}.")
+            raise ConfigError(f"Unknown study setting {one_line(', '.join(unknown))}; known are {', '.join(sorted(known))}.")
         given = {key: value for key, value in values.items() if value is not None}
         try:
             for name in ("cases", "output"):
                 if name in given:
-                    given[name] = (folder or Path()) / Path(str(given[name])).expanduser()
+                    given[name] = (folder or Path()) / os.path.expanduser(str(given[name]))
             if folder is not None and any(mark in str(given.get("base", "")) for mark in {"/", os.sep}):
-                given["base"] = str(folder / Path(given["base"]).expanduser())
+                given["base"] = str(folder / os.path.expanduser(str(given["base"])))
             for name in ("methods", "ranks", "edges", "variants"):
                 if name in given:
                     items = given[name]
@@ -152,8 +155,8 @@ class StudyConfig:
             if isinstance(given.get("training"), Mapping):
                 given["training"] = TrainingConfig.from_dict(_merged(TrainingConfig().as_dict(), given["training"]))
             return cls(**given)
-        except (TypeError, ValueError, AttributeError) as error:
-            raise ConfigError(f"A setting of the study is of the wrong kind: {error}.") from error
+        except DAMAGED as error:
+            raise ConfigError(f"A setting of the study is of the wrong kind: {one_line(error)}.") from error
 
     @classmethod
     def read(cls, path: Path) -> StudyConfig:
@@ -169,8 +172,8 @@ class StudyConfig:
                 import yaml
 
                 content = yaml.safe_load(text)
-        except ValueError as error:
-            raise ConfigError(f"The study's file {path} is not JSON: {error}.") from error
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"The study's file {path} is neither YAML nor JSON: {one_line(error)}.") from error
         except Exception as error:
             if type(error).__module__.partition(".")[0] != "yaml":
                 raise

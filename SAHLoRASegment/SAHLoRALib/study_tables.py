@@ -133,6 +133,7 @@ def _method(run: Run, results: Sequence[RunResult], evaluation: Evaluation, base
         "trainable": trained[0].trainable if trained else 0,
         "kernel_numbers": kernel_numbers(run, network),
         "file_kb": sum(r.file_bytes for r in trained) / len(trained) / 1000 if trained else 0.0,
+        "threshold_low": min(r.threshold for r in results), "threshold_high": max(r.threshold for r in results),
         "patients": len(evaluation.patients),
     }  # fmt: skip
     summary = evaluation.summary.set_index(["stratum", "measure"])

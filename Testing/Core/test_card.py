@@ -12,6 +12,7 @@ from SAHLoRALib.cases import CaseTable
 from SAHLoRALib.cli import main
 from SAHLoRALib.errors import ModelError
 from SAHLoRALib.measured import headline
+from SAHLoRALib.validation import THRESHOLDS
 from SAHLoRALib.weights import ModelInfo, load_network, read_info, record_metrics, save_adapter
 from tiny_cohort import save_cohort, save_tiny_base
 
@@ -68,9 +69,23 @@ def test_an_adapter_is_measured_before_and_after(tmp_path, base, cases):
     adapter = some_adapter(base)
     make_card(adapter, base, {"heads": CaseTable.read(cases)}, tmp_path / "card.md", commands="sahlora train cases.csv")
     held = read_info(adapter.path).metrics["held_out"]["heads"]
-    assert set(held) == {"before", "after"}
+    assert set(held) == {"before", "before_threshold", "after"}
     text = (tmp_path / "card.md").read_text(encoding="utf-8")
     assert "cp-lora, rank 2" in text and "alone, on the same cases" in text and "sahlora train cases.csv" in text
+
+
+def test_the_base_is_measured_with_a_threshold_from_the_adapters_validation_cases_too(tmp_path, base, cases, capsys):
+    adapter = some_adapter(base)
+    judged_by = save_cohort(tmp_path / "validation", (5, 7), ("v0", "v1"))
+    assert main(["card", str(adapter.path), "--cases", str(cases), "--title", "heads", "--validation", str(judged_by)]) == 0
+    held = read_info(adapter.path).metrics["held_out"]["heads"]
+    assert held["before_threshold"] == 0.5 and held["chosen_threshold"] in THRESHOLDS
+    text = adapter.path.with_suffix(".md").read_text(encoding="utf-8")
+    assert "with its own threshold of 0.5" in text and f"with a threshold of {held['chosen_threshold']:g}, chosen on the same validation" in text
+    # Soft Dice knows no threshold.
+    assert held["chosen"]["strata"]["all"]["soft_dice"] == held["before"]["strata"]["all"]["soft_dice"]
+    capsys.readouterr()
+    assert main(["card", str(base.path), "--cases", str(cases), "--validation", str(judged_by)]) == 2 and "is no adapter" in capsys.readouterr().err
 
 
 def test_a_card_without_figures_says_so(base):

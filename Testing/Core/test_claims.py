@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from SAHLoRALib.claims import FAILS, HOLDS, OPEN, Claim, decide_claims
+from SAHLoRALib.runs import ZERO_SHOT_CHOSEN
 
 PATIENTS = 24
 VOLUMES = np.geomspace(1, 60, PATIENTS)
@@ -113,6 +114,13 @@ def test_cp_lora_with_many_parameters_does_not_hold() -> None:
     methods = METHODS | {"cp-lora, rank 2": ("cp-lora", "adapter", 2, 1100, 4000)}
     claim = claims(GOOD, methods=methods)[4]
     assert claim.verdict == FAILS and "more than 50% of the parameters of lora-c" in claim.rule
+
+
+def test_a_gain_that_is_the_thresholds_alone_does_not_count_as_fine_tunings() -> None:
+    methods = METHODS | {ZERO_SHOT_CHOSEN: ("zero-shot", "none", 0, 0, 0)}
+    assert claims(GOOD | {ZERO_SHOT_CHOSEN: 0.42}, methods=methods)[1].verdict == HOLDS
+    claim = claims(GOOD | {ZERO_SHOT_CHOSEN: 0.50}, methods=methods)[1]
+    assert claim.verdict == FAILS and f"fine-tuning head over {ZERO_SHOT_CHOSEN}" in claim.rule and "Dice of zero-shot 0." in claim.figures
 
 
 def test_scratch_and_variants_enter_no_claim() -> None:

@@ -10,13 +10,14 @@ import pytest
 import SimpleITK as sitk
 from SAHLoRALib.cases import CaseTable
 from SAHLoRALib.cli import main
+from SAHLoRALib.cohort import Cohort
 from SAHLoRALib.crossvalidation import CrossValidation, Usable, cross_validate, hold_out, plan_folds, train_final, usable_cases
 from SAHLoRALib.errors import Cancelled, CaseError
 from SAHLoRALib.evaluation import ALL, evaluate
 from SAHLoRALib.events import Events
 from SAHLoRALib.folds import Folds, make_folds
 from SAHLoRALib.measured import cross_validated
-from SAHLoRALib.runs import Cohort, Run, finished
+from SAHLoRALib.runs import Run, finished
 from SAHLoRALib.weights import ModelInfo, load_network, read_info
 from tiny_cohort import SHAPE, CancelAfter, flags, quick, save_cohort, save_tiny_base
 

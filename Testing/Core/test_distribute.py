@@ -62,7 +62,7 @@ def test_study_on_a_cluster_gives_the_tables_of_one_process(tmp_path: Path, addr
     assert any("2 dask workers" in e["message"] for e in events.of("log"))
     assert events.of("progress")[-1]["fraction"] == 1.0
     again = run_study(config, Events(), on_cluster(address))
-    assert again.skipped == 3
+    assert again.skipped == 5
 
 
 def test_scans_on_a_cluster_give_the_files_of_one_process(tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
@@ -176,7 +176,7 @@ def test_a_worker_that_is_killed_half_way_loses_nothing(tmp_path: Path) -> None:
     with cluster(processes=True) as started:
         result = run_study(config, events := KillsAWorker(started, config.output / "runs"), on_cluster(started.scheduler_address))
         assert events.killed
-    assert not result.failed and len(result.runs) == 3 and result.tables is not None
+    assert not result.failed and len(result.runs) == 5 and result.tables is not None
     assert any("Going on from the checkpoint" in message for message in events.messages)
     alone = run_study(replace(config, output=tmp_path / "alone"), Events())
     assert alone.tables is not None

@@ -19,6 +19,7 @@ from SAHLoRALib.cli import main
 from SAHLoRALib.errors import Cancelled, ConfigError, ModelError, SAHLoRAError
 from SAHLoRALib.events import Events
 from SAHLoRALib.folds import Folds
+from SAHLoRALib.runs import ZERO_SHOT_CHOSEN
 from SAHLoRALib.statistics import compare_paired
 from SAHLoRALib.strategies import STRATEGIES
 from SAHLoRALib.study import StudyResult, run_study
@@ -58,9 +59,9 @@ def models(config: StudyConfig) -> dict[str, int]:
 
 def test_study_of_all_strategies_and_methods_gives_all_tables() -> None:
     config, result = whole_study()
-    assert result.tables is not None and not result.failed and len(result.runs) == 1 + 3 * (len(STRATEGIES) + len(METHODS))
+    assert result.tables is not None and not result.failed and len(result.runs) == 1 + 3 * (1 + len(STRATEGIES) + len(METHODS))
     tables = result.tables
-    labels = ["zero-shot", *(f"fine-tuning {s}" for s in STRATEGIES), *(f"{m}, rank 8" for m in (*PAPER[7:], "loralib", "tucker"))]
+    labels = ["zero-shot", ZERO_SHOT_CHOSEN, *(f"fine-tuning {s}" for s in STRATEGIES), *(f"{m}, rank 8" for m in (*PAPER[7:], "loralib", "tucker"))]
     assert list(tables.methods["label"]) == labels and set(PAPER[7:]) | {"loralib", "tucker"} == set(METHODS)
     assert len(tables.patients) == 9 * len(labels) and set(tables.patients["fold"]) == {1, 2, 3}
     rows = list(csv.DictReader((config.output / "results.csv").open(encoding="utf-8")))
@@ -73,7 +74,7 @@ def test_study_of_all_strategies_and_methods_gives_all_tables() -> None:
         assert row["trainable"] == count_parameters(replace(config.training.adapter, method=method, rank=8), CONFIG)
         assert row["kind"] == "adapter" and row["file_kb"] > 0 and row["kernel_numbers"] == methods.loc["cp-lora, rank 8", "kernel_numbers"]
     assert methods.loc["zero-shot", "trainable"] == 0 and math.isnan(methods.loc["zero-shot", "peak_memory_mb"])
-    assert (methods["train_seconds"][1:] > 0).all() and (methods["peak_memory_mb"][1:] > 0).all()
+    assert (methods["train_seconds"][2:] > 0).all() and (methods["peak_memory_mb"][2:] > 0).all()
     strata = tables.strata()
     assert len(strata) == 3 and all(f"dice {s}" in methods.columns for s in strata)
     first = tables.patients[tables.patients["label"] == "cp-lora, rank 8"]
@@ -107,6 +108,31 @@ def test_zero_shot_is_what_the_base_alone_gives() -> None:
         assert rows.loc[case.patient, "dice"] == pytest.approx(dice(segmenter.segment(ct).mask, reference))
 
 
+def test_zero_shot_is_shown_a_second_time_with_a_threshold_from_each_folds_validation_patients() -> None:
+    """The same network, so only the threshold differs: what the fine-tuned networks have, and nothing more."""
+    _, result = whole_study()
+    assert result.tables is not None
+    chosen = {run.fold: (run, done) for run, done in result.runs if run.label == ZERO_SHOT_CHOSEN}
+    tuned = {run.fold: run for run, _ in result.runs if run.method == "all"}
+    assert sorted(chosen) == [0, 1, 2]
+    for fold, (run, done) in chosen.items():
+        assert (run.training, run.validation, run.test) == ((), tuned[fold].validation, tuned[fold].test)
+        assert done.trainable == 0 and done.validation is not None and done.threshold == done.validation["threshold"]
+    rows = result.tables.methods.set_index("label")
+    thresholds = [done.threshold for _, done in chosen.values()]
+    assert (rows.loc[ZERO_SHOT_CHOSEN, "threshold_low"], rows.loc[ZERO_SHOT_CHOSEN, "threshold_high"]) == (min(thresholds), max(thresholds))
+    assert rows.loc["zero-shot", "threshold_low"] == rows.loc["zero-shot", "threshold_high"] == 0.5
+    # Soft Dice does not know thresholds; Dice and the claim do.
+    assert rows.loc[ZERO_SHOT_CHOSEN, "soft_dice"] == pytest.approx(rows.loc["zero-shot", "soft_dice"])
+    assert f"− {ZERO_SHOT_CHOSEN}" in result.tables.claims[0].figures and "Dice of zero-shot 0." in result.tables.claims[0].figures
+    assert result.report is not None and "not the threshold's" in result.report.read_text(encoding="utf-8")
+
+
+def test_the_second_zero_shot_can_be_left_out(tmp_path: Path) -> None:
+    result = run_study(small(tmp_path, ("zero-shot",), zero_shot_threshold=False), Events())
+    assert result.tables is not None and list(result.tables.methods["label"]) == ["zero-shot"]
+
+
 def test_cancelled_study_goes_on_and_gives_the_same_tables(tmp_path: Path) -> None:
     config = small(tmp_path)
     straight = run_study(config, Events())
@@ -126,10 +152,10 @@ def test_study_grows_by_methods_and_ranks_without_doing_the_others_again(tmp_pat
     run_study(config, Events())
     before = models(config)
     grown = run_study(replace(config, methods=("zero-shot", "head", "cp-lora"), ranks=(2, 4)), Events())
-    assert grown.skipped == 4 and len(grown.runs) == 1 + 3 + 6
+    assert grown.skipped == 7 and len(grown.runs) == 1 + 3 + 3 + 6
     after = models(config)
     assert {name: after[name] for name in before} == before and grown.tables is not None
-    assert list(grown.tables.methods["rank"]) == [0, 0, 2, 4]
+    assert list(grown.tables.methods["rank"]) == [0, 0, 0, 2, 4]
 
 
 def test_folds_are_kept_when_cases_are_added(tmp_path: Path) -> None:
@@ -272,11 +298,15 @@ def test_study_command_takes_a_file_and_flags_beside_it(tmp_path: Path, capsys: 
     assert main([*command, "--events", "json"]) == 0
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     [result] = [e for e in events if e["event"] == "result"]
-    assert [m["label"] for m in result["methods"]] == ["zero-shot", "cp-lora, rank 2"] and result["runs"] == 4 and result["failed"] == []
+    assert (
+        [m["label"] for m in result["methods"]] == ["zero-shot", ZERO_SHOT_CHOSEN, "cp-lora, rank 2"]
+        and result["runs"] == 7
+        and result["failed"] == []
+    )
     assert [claim["number"] for claim in result["claims"]] == [1, 2, 3, 4, 5] and Path(result["report"]).is_file()
     assert main(command) == 0
     told = capsys.readouterr()
-    assert "cp-lora, rank 2" in told.out and "Claim 5" in told.out and "4 are finished already" in told.err
+    assert "cp-lora, rank 2" in told.out and "Claim 5" in told.out and "7 are finished already" in told.err
 
 
 def test_study_command_takes_flags_alone_and_says_what_failed(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,8 @@ class Arguments(Common):
     """Name or file of the model."""
     cases: tuple[Path, ...] = ()
     """Case tables of held-out patients. Without any, the card is written from what the file says already."""
+    validation: Path | None = None
+    """Case table that chose an adapter's threshold: the base is then measured with a threshold chosen on it too."""
     title: tuple[str, ...] = ()
     """What the case tables are, one for each; without them the tables' folders."""
     commands: Path | None = None
@@ -48,7 +50,8 @@ def run(arguments: Arguments, events: Events) -> int:
     base = catalogue.base_of(info) if info.kind == "adapter" else None
     tables = {title: CaseTable.read(path) for title, path in zip(titles, arguments.cases, strict=True)}
     path = arguments.output or info.path.with_suffix(".md")
-    info = make_card(info, base, tables, path, events, commands)
+    validation = CaseTable.read(arguments.validation) if arguments.validation else None
+    info = make_card(info, base, tables, path, events, commands, validation)
     arguments.say(path.read_text(encoding="utf-8"))
     events.result(command="card", model=str(info.path), card=str(path), metrics=info.metrics)
     return 0

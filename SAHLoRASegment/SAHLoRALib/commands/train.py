@@ -60,10 +60,11 @@ def run(arguments: Arguments, events: Events) -> int:
 
 def _cross_validated(arguments: Arguments, config: TrainingConfig, base: ModelInfo, events: Events) -> int:
     from ..cases import CaseTable
+    from ..cohort import Cohort
     from ..crossvalidation import RUNS, cross_validate, processes, train_final, usable_cases
     from ..evaluation import check_edges
     from ..report import write_training_report
-    from ..runs import Cohort, effective
+    from ..runs import effective
     from ..targets import check_own, model_target
 
     share = DEFAULT_SHARE if arguments.validation_share is None else arguments.validation_share

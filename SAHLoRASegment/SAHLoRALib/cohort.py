@@ -1,0 +1,72 @@
+"""`Cohort`: the cases of a table as trainings need them, read once and shared by all folds and methods; and digests of what they hold."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections import OrderedDict
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from .case_check import Finding
+from .cases import Case, CaseTable
+from .ct import CTVolume
+from .errors import CaseError
+from .events import Events
+from .images import open_image
+from .samples import CachedCase, SliceCache
+from .slices import PixelGrid
+from .weights import ModelInfo
+
+#: Volumes that are kept in memory between runs, GB.
+_VOLUMES_GB = 1.0
+
+
+class Cohort:
+    """The cases of a table as runs need them: read once, and shared by all folds and methods.
+
+    base: what is fine-tuned; None for training from scratch. memory_gb: for slices on the network's pixels; more than that is mapped from files.
+    """
+
+    def __init__(self, table: CaseTable, base: ModelInfo | None, memory_gb: float = 4.0) -> None:
+        self.table, self.base, self._memory_gb = table, base, memory_gb
+        self._slices: dict[PixelGrid, dict[str, CachedCase]] = {}
+        self._volumes: OrderedDict[str, tuple[CTVolume, np.ndarray]] = OrderedDict()
+        self._spill: tempfile.TemporaryDirectory[str] | None = None
+
+    def slices(self, names: Iterable[str], grid: PixelGrid, events: Events) -> SliceCache:
+        """These cases' slices on a grid; the first call reads all cases of the table."""
+        if grid not in self._slices:
+            if self._spill is None:
+                self._spill = tempfile.TemporaryDirectory(prefix="sahlora-slices-", ignore_cleanup_errors=True)
+            folder = Path(self._spill.name) / str(len(self._slices))
+            cached = SliceCache.read(self.table, grid, memory_gb=self._memory_gb, spill=folder, events=events, stage="Reading cases")
+            self._slices[grid] = {case.name: case for case in cached.cases}
+        return SliceCache([self._slices[grid][name] for name in names], grid)
+
+    def read(self, name: str) -> tuple[CTVolume, np.ndarray]:
+        """Scan and annotation; the latest stay in memory."""
+        if name not in self._volumes:
+            self._volumes[name] = self.table[name].read()
+            while len(self._volumes) > 1 and sum(ct.hu.nbytes + mask.nbytes for ct, mask in self._volumes.values()) > _VOLUMES_GB * 1e9:
+                self._volumes.popitem(last=False)
+        self._volumes.move_to_end(name)
+        return self._volumes[name]
+
+
+def case_digests(table: CaseTable, findings: Iterable[Finding]) -> dict[str, str]:
+    """Case → digest of its scan's and its mask's voxels."""
+    scans = {finding.case: f"{finding.digest} {finding.ml:.6g}" for finding in findings if finding.ml is not None}
+    return {case.case: hashlib.sha256(f"{scans.get(case.case)} {_mask_digest(case)}".encode()).hexdigest() for case in table}
+
+
+def _mask_digest(case: Case) -> str:
+    """Of the mask's voxels as they lie in the file, and of which of them count."""
+    if case.mask is None:
+        return "none"
+    import SimpleITK as sitk
+
+    values = sitk.GetArrayFromImage(open_image(case.mask, CaseError))
+    return hashlib.sha256(f"{case.segment} {values.shape}".encode() + values.astype(np.int32).tobytes()).hexdigest()
