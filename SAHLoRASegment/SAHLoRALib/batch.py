@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from .crashlog import write_crash_log
 from .ct import CTVolume, mask_image, read_ct, write_image, write_segmentation
-from .errors import Cancelled, OutputError, SAHLoRAError
+from .errors import DAMAGED, Cancelled, OutputError, SAHLoRAError
 from .events import Events
 from .files import write_text
 from .inputs import ScanInput, unique_name
@@ -243,9 +243,9 @@ def folder_names(scans: Sequence[ScanInput], output: Path) -> list[str]:
 def _belongs_to_another(folder: Path, path: Path) -> bool:
     try:
         source = json.loads((folder / REPORT).read_text(encoding="utf-8"))["source"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return Path(str(source)).resolve() != path.resolve()
+    except (OSError, *DAMAGED):
         return False
-    return Path(str(source)).resolve() != path.resolve()
 
 
 def _clear(folder: Path) -> None:

@@ -31,7 +31,7 @@ import SimpleITK as sitk
 
 from .complete import is_complete
 from .ct import CTVolume, read_ct, read_label
-from .errors import CaseError, SAHLoRAError
+from .errors import CaseError, SAHLoRAError, one_line
 from .events import Events
 from .files import write_text
 from .images import open_image
@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 _COLUMNS = ("case", "image", "mask", "patient", "site", "segment", "haemorrhage", "series", "split")
 _YES_NO = {"": None, "yes": True, "y": True, "true": True, "1": True, "no": False, "n": False, "false": False, "0": False, "none": False}
 _NOT_IN_FILE_NAMES = re.compile(r'[/\\:*?"<>|\x00-\x1f]|^[. ]|[. ]$')
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
+#: Longer ones no system takes: of a file's name, in UTF-8, and of a whole path.
+_LONGEST_NAME, _LONGEST_PATH = 255, 4000
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Case:
 
     def read_ct(self) -> CTVolume:
         """The scan. Raises ScanError, CaseError where the file is missing."""
-        if not self.image.exists():
+        if not os.path.exists(self.image):  # unlike Path.exists it takes names that are too long for the system
             raise CaseError(f"{self.image} does not exist. Correct the path of the image in the case table.")
         require_complete(self.image)
         return read_ct(self.image, self.series)
@@ -72,7 +75,7 @@ class Case:
             if self.haemorrhage is False:
                 return np.zeros(ct.hu.shape, bool)
             raise CaseError("There is no mask. Add one, or write `no` in the column haemorrhage if the patient has none.")
-        if not self.mask.exists():
+        if not os.path.exists(self.mask):
             raise CaseError(f"{self.mask} does not exist. Correct the path of the mask in the case table.")
         return read_annotation(self.mask, ct, self.segment)
 
@@ -145,14 +148,14 @@ class CaseTable:
         header, rows = _csv_rows(path)
         if "image" not in header:
             raise CaseError(
-                f"{path} has no column image (it has: {', '.join(header) or 'none'}). The first line names them: case, image, mask, patient, site."
+                f"{path} has no column image (it has: {one_line(', '.join(header)) or 'none'}). The first line names them: case, image, mask …"
             )
         warnings = []
         if "patient" not in header:
             warnings.append(f"{path.name} has no column patient: every case counts as another patient. Add it if a patient has several scans.")
         unknown = [name for name in header if name and name not in _COLUMNS]
         if unknown:
-            warnings.append(f"{path.name}: columns that are not used: {', '.join(unknown)}.")
+            warnings.append(f"{path.name}: columns that are not used: {one_line(', '.join(unknown))}.")
         cases, problems = [], []
         for line, row in rows:
             try:
@@ -262,7 +265,10 @@ def _csv_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     first = lines[0] if lines else ""
     delimiter = max(",;\t", key=first.count)
     reader = csv.reader(io.StringIO("\n".join(lines)), delimiter=delimiter)
-    table = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    try:
+        table = [(reader.line_num, [_CONTROL.sub(" ", cell).strip() for cell in row]) for row in reader]
+    except csv.Error as error:
+        raise CaseError(f"{path} cannot be understood near line {reader.line_num}: {one_line(error)}. Save the table as CSV again.") from error
     header = [{"hemorrhage": "haemorrhage"}.get(name.lower(), name.lower()) for name in table[0][1]] if table else []
     rows = []
     for line, cells in table[1:]:
@@ -277,18 +283,20 @@ def _csv_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
 def _case_of_row(row: dict[str, str], folder: Path, has_patient: bool) -> Case:
     """A row as a Case; ValueError with what is wrong in it."""
     if "\x00surplus" in row:
-        raise ValueError(f"more cells than columns ({row[chr(0) + 'surplus']!r}); put quotes around text that holds the separator")
+        raise ValueError(f"more cells than columns ({one_line(row[chr(0) + 'surplus'], 40)!r}); put quotes around text that holds the separator")
     image = row.get("image", "")
     if not image:
         raise ValueError("no image")
     name = row.get("case", "") or (split_name(Path(image.replace("\\", "/"))) or (Path(image.replace("\\", "/")).name,))[0]
     if _NOT_IN_FILE_NAMES.search(name):
-        raise ValueError(f'{name!r} cannot be the name of a case, since files are named after it; leave out / \\ : * ? " < > | and dots at the ends')
+        raise ValueError(
+            f'{one_line(name, 60)!r} cannot be the name of a case, since files are named after it; leave out / \\ : * ? " < > | and dots at the ends'
+        )
     if has_patient and not row.get("patient"):
         raise ValueError(f"case {name} has no patient")
     haemorrhage = row.get("haemorrhage", "").lower()
     if haemorrhage not in _YES_NO:
-        raise ValueError(f"haemorrhage is {haemorrhage!r}; write yes or no")
+        raise ValueError(f"haemorrhage is {one_line(haemorrhage, 40)!r}; write yes or no")
     mask = row.get("mask", "")
     return Case(
         case=name,
@@ -305,7 +313,9 @@ def _case_of_row(row: dict[str, str], folder: Path, has_patient: bool) -> Case:
 
 def _path(text: str, folder: Path) -> Path:
     """A path of the table, relative to its folder; written on Windows it is found elsewhere too."""
-    path = folder / Path(text).expanduser()
+    if len(text.encode()) > _LONGEST_PATH or max(len(part.encode()) for part in re.split(r"[/\\]", text)) > _LONGEST_NAME:
+        raise ValueError(f"the path {one_line(text, 40)} is longer than any system takes")
+    path = folder / os.path.expanduser(text)
     if "\\" in text and os.sep == "/" and not path.exists():
         path = folder / text.replace("\\", "/")
     return path

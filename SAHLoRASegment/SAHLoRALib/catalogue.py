@@ -60,7 +60,7 @@ class Catalogue:
     def _find(self, name_or_path: str | Path) -> ModelInfo:
         text = os.fspath(name_or_path)
         if text.endswith(SUFFIX) or any(mark in text for mark in {"/", os.sep}):
-            return read_info(Path(text).expanduser())
+            return read_info(Path(os.path.expanduser(text)))
         for model in self.models():
             if model.name == text:
                 return model

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .errors import ConfigError, ModelError
+from .errors import DAMAGED, ConfigError, ModelError, one_line
 from .files import replacing
 
 FORMAT_VERSION = 1
@@ -43,9 +43,10 @@ def read_checkpoint(folder: Path | str) -> tuple[dict[str, Tensor], dict[str, An
         with safe_open(path, framework="pt") as file:
             state = json.loads((file.metadata() or {})[_KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise ModelError(f"The checkpoint {path} is damaged ({error}); delete it to start the training anew.") from error
-    if state["format_version"] != FORMAT_VERSION:
+        version = state["format_version"]
+    except (SafetensorError, OSError, *DAMAGED) as error:
+        raise ModelError(f"The checkpoint {path} is damaged ({one_line(error)}); delete it to start the training anew.") from error
+    if version != FORMAT_VERSION:
         raise ModelError(f"The checkpoint {path} is of another version of SAHLoRA; delete it to start the training anew.")
     return tensors, state
 

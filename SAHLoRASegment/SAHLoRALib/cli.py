@@ -27,7 +27,7 @@ from typing import Any
 
 from . import __version__
 from .crashlog import write_crash_log
-from .errors import Cancelled, ConfigError, SAHLoRAError
+from .errors import Cancelled, ConfigError, SAHLoRAError, one_line
 from .events import ConsoleEvents, Events, JsonEvents
 
 BUG_EXIT_CODE = 3
@@ -161,11 +161,11 @@ def _with_job(arguments: list[str]) -> list[str]:
         job = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"The job file {path} cannot be read: {error.strerror or error}.") from error
-    except ValueError as error:
-        raise ConfigError(f"The job file {path} is not JSON: {error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"The job file {path} is not JSON: {one_line(error)}.") from error
     if not isinstance(job, dict) or not isinstance(job.get("command", ""), str):
         raise ConfigError(f'The job file {path} must hold an object such as {{"command": "segment", "inputs": ["ct.nrrd"], "output": "out"}}.')
-    command = job.pop("command", "")
+    command = job.pop("command", "").strip()
     flags = others
     if others and not others[0].startswith("-"):
         named, flags = _command(others)

@@ -32,6 +32,8 @@ _HINTS = ("brain", "head", "soft", "std", "stnd", "standard", "routine", "cerebr
 #: Sharp reconstruction kernels: GE's names, Siemens' B, H, J, Hr … of 50 and more, Canon's FC30s, FC50s and FC80s, Philips' D, E, L, YB to YE.
 _SHARP_KERNEL = re.compile(r"bone|edge|lung|sharp|detail|^[bhj][a-z]?[5-9]\d|^fc(3\d|5\d|8\d)|^(d|e|l|y[b-e])$", re.IGNORECASE)
 
+_DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
+
 
 @dataclass(frozen=True)
 class SeriesInfo:
@@ -68,7 +70,8 @@ def list_series(folder: Path | str) -> list[SeriesInfo]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ScanError(f"{folder} is not a folder.")
-    files = [p for p in sorted(folder.rglob("*")) if not p.name.startswith(".") and p.name.upper() != "DICOMDIR" and p.is_file() and is_dicom(p)]
+    there = [p for p in sorted(folder.rglob("*")) if not p.name.startswith(".") and p.name.upper() != "DICOMDIR" and p.is_file()]
+    files = [p for p in there if is_dicom(p)]
     if not files:
         raise ScanError(f"{folder} holds no DICOM files; give the folder of a head CT, or a .nii.gz or .nrrd file itself.")
     groups: list[list[Header]] = []
@@ -87,7 +90,12 @@ def list_series(folder: Path | str) -> list[SeriesInfo]:
         broken = sum(map(len, damaged.values()))
         why = f"only CT files that are damaged or cut short ({broken})" if broken else "DICOM files but no images"
         raise ScanError(f"{folder} holds {why}; copy the scan again.")
-    found = [_describe(headers, tuple(damaged.get(headers[0].text("uid"), []) + damaged.get("", []))) for headers in groups]
+    lost = _lost_files(there, files)
+    found = []
+    for headers in groups:
+        folders = {h.path.parent for h in headers}
+        own = damaged.get(headers[0].text("uid"), []) + damaged.get("", []) + [p for p in lost if p.parent in folders]
+        found.append(_describe(headers, tuple(own)))
     return sorted(found, key=lambda s: (-s.usable, -s.score, -s.slices, s.number if s.number is not None else 10**9, s.uid))
 
 
@@ -117,8 +125,24 @@ def read_series(series: SeriesInfo, source: str = "", warnings: tuple[str, ...] 
     """Read a series in HU; see `dicomslices.read_slices`. Raises ScanError, also where some of its files are damaged."""
     if series.damaged:
         names = ", ".join(p.name for p in series.damaged[:3])
-        raise ScanError(f"{source}: {len(series.damaged)} DICOM file(s) of {series.title} are damaged or cut short ({names}); copy the scan again.")
-    return replace(read_slices(series.headers, source, series.title), warnings=warnings)
+        raise ScanError(
+            f"{source}: {len(series.damaged)} DICOM file(s) of {series.title} are empty, damaged or cut short ({names}); copy the scan again."
+        )
+    ct = read_slices(series.headers, source, series.title)
+    return replace(ct, warnings=(*warnings, *ct.warnings))
+
+
+def _lost_files(there: list[Path], files: list[Path]) -> list[Path]:
+    """What should have been a slice: empty files that are named like the DICOM files, and files called .dcm that are something else."""
+    endings = {p.suffix.lower() for p in files}
+    numbered = any(ending in ("", *_DICOM_ENDINGS) or ending[1:].isdecimal() for ending in endings)
+    known = set(files)
+    return [
+        p
+        for p in there
+        if p not in known
+        and (p.suffix.lower() in _DICOM_ENDINGS or (p.stat().st_size == 0 and numbered and (p.suffix.lower() in endings or p.suffix[1:].isdecimal())))
+    ]
 
 
 def _named(found: list[SeriesInfo], wanted: str, folder: Path | str) -> SeriesInfo:

@@ -38,6 +38,9 @@ _TAGS = {
     "columns": "0028|0011",
     "samples": "0028|0002",
     "frames": "0028|0008",
+    "acquisition": "0020|0012",
+    "slope": "0028|1053",
+    "intercept": "0028|1052",
 }
 
 
@@ -52,12 +55,12 @@ class Header:
         return self.fields.get(name, "")
 
     def numbers(self, name: str, count: int) -> tuple[float, ...] | None:
-        """The values of a number field, or None where it is missing or not `count` finite numbers."""
+        """The values of a number field, or None where it is missing or not `count` finite numbers of a size that can be."""
         try:
             values = tuple(float(part) for part in self.text(name).split("\\"))
         except ValueError:
             return None
-        return values if len(values) == count and np.isfinite(values).all() else None
+        return values if len(values) == count and np.isfinite(values).all() and max(map(abs, values)) < 1e6 else None
 
     def normal(self) -> np.ndarray | None:
         """(3,) unit normal of the slice: row × column direction; None where the orientation is missing or degenerate."""
@@ -67,6 +70,14 @@ class Header:
         normal = np.cross(orientation[:3], orientation[3:])
         length = np.linalg.norm(normal)
         return normal / length if length > 0.5 else None
+
+    def is_rectangular(self) -> bool:
+        """Whether rows and columns are perpendicular, to half a degree."""
+        orientation = self.numbers("orientation", 6)
+        if orientation is None:
+            return False
+        rows, columns = np.array(orientation[:3]), np.array(orientation[3:])
+        return bool(abs(rows @ columns) < 0.009 * np.linalg.norm(rows) * np.linalg.norm(columns))
 
     def orientation_name(self) -> str:
         """axial, coronal, sagittal or unknown."""
@@ -136,6 +147,12 @@ def unsuited_because(headers: Sequence[Header]) -> str | None:
             return f"{tag} is missing in {len(missing)} of {len(headers)} files (for instance {missing[0]})"
     if min(first.numbers("pixel_spacing", 2) or (0.0,)) <= 0 or first.normal() is None:
         return "PixelSpacing or ImageOrientationPatient has impossible values"
+    if not first.is_rectangular():
+        return "the rows and columns in ImageOrientationPatient are not perpendicular"
+    for h in headers:
+        rescale = [numbers[0] if (numbers := h.numbers(name, 1)) else None for name in ("slope", "intercept") if h.text(name)]
+        if None in rescale or (h.text("slope") and rescale[0] == 0):
+            return f"RescaleSlope or RescaleIntercept is 0 or no number in {h.path.name}"
     if first.orientation_name() != "axial":
         return f"{first.orientation_name()}, not axial"
     if len(headers) < 3:
@@ -156,14 +173,10 @@ def read_slices(headers: Sequence[Header], source: str, series: str) -> CTVolume
     normal = first.normal()
     assert normal is not None
     headers = sorted(headers, key=lambda h: float(np.array(h.numbers("position", 3)) @ normal))
+    headers, copies = _without_copies(headers, normal, source, series)
     positions = np.array([h.numbers("position", 3) for h in headers])
-    gaps = np.diff(positions @ normal)
-    if gaps.min() < 0.01:
-        k = int(gaps.argmin())
-        raise ScanError(
-            f"{source}: {series} has two slices at one position ({headers[k].path.name} and {headers[k + 1].path.name}); "
-            "it mixes two acquisitions: keep the files of one."
-        )
+    if (both := _mixed_acquisitions(headers, positions @ normal)) is not None:
+        raise ScanError(f"{source}: {series} mixes two acquisitions (AcquisitionNumber {both[0]} and {both[1]}); keep the files of one.")
     storage = _storage(first, positions)
     hu = np.empty(storage.shape, np.float32)
     stored = storage.to_stored(hu)  # a view: slices land in their canonical place at once
@@ -185,7 +198,42 @@ def read_slices(headers: Sequence[Header], source: str, series: str) -> CTVolume
         source=source,
         series=series,
         header_tilt=tilt[0] if tilt else None,
+        warnings=(f"{copies} slices lie there twice under different names; the copies are left out.",) if copies else (),
     )
+
+
+def _without_copies(headers: Sequence[Header], normal: np.ndarray, source: str, series: str) -> tuple[list[Header], int]:
+    """Sorted headers without those that repeat the pixels of another one at its position, and how many went. Raises ScanError where they differ."""
+    heights = [float(np.array(h.numbers("position", 3)) @ normal) for h in headers]
+    if max(heights) - min(heights) < 0.01:
+        raise ScanError(f"{source}: all slices of {series} state the same position, so the true ones are lost; export the scan again.")
+    kept: list[Header] = []
+    for n, header in enumerate(headers):
+        if not kept or heights[n] - float(np.array(kept[-1].numbers("position", 3)) @ normal) >= 0.01:
+            kept.append(header)
+            continue
+        shape = tuple(int(header.text(name) or 0) for name in ("rows", "columns"))
+        with quiet_itk():
+            same = np.array_equal(_pixels(kept[-1], shape, source), _pixels(header, shape, source))
+        if not same or header.numbers("position", 3) != kept[-1].numbers("position", 3):
+            raise ScanError(
+                f"{source}: {series} has two slices at one position ({kept[-1].path.name} and {header.path.name}); "
+                "it mixes two acquisitions: keep the files of one."
+            )
+    return kept, len(headers) - len(kept)
+
+
+def _mixed_acquisitions(headers: Sequence[Header], heights: np.ndarray) -> tuple[str, str] | None:
+    """Two acquisition numbers that each stand in slices all over one part of the body; a table that moves on between them is no mixture."""
+    spans: dict[str, list[float]] = {}
+    for header, height in zip(headers, heights, strict=True):
+        spans.setdefault(header.text("acquisition"), []).append(float(height))
+    parts = [(name, min(held), max(held)) for name, held in spans.items() if len(held) >= 3]
+    for n, (name, low, high) in enumerate(parts):
+        for other, bottom, top in parts[:n]:
+            if min(high, top) - max(low, bottom) > 0.5 * min(high - low, top - bottom):
+                return other, name
+    return None
 
 
 def _storage(first: Header, positions: np.ndarray) -> Storage:
@@ -231,4 +279,4 @@ def _clean(text: str) -> str:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
         text = raw.decode("latin-1")
-    return text.strip(" \0\n\r\t")
+    return "".join(c if c.isprintable() else " " for c in text).strip()

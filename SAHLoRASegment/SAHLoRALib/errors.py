@@ -6,11 +6,25 @@ and what to do about it. The command line prints it and ends with ``exit_code``;
 
 from __future__ import annotations
 
+#: What taking apart a file of JSON that is damaged or hostile may raise: besides wrong kinds and missing entries, numbers without a bound and depth
+#: without an end.
+DAMAGED = (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError)
+
 
 class SAHLoRAError(Exception):
     """Base of all errors that are shown to a user."""
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        """The sentence, fit to be printed: what a foreign file puts into it can neither move the cursor nor break the encoding."""
+        return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in super().__str__())
+
+
+def one_line(foreign: object, longest: int = 200) -> str:
+    """Text from a file or a library as part of a sentence: without line breaks, and cut where it is longer than `longest` letters."""
+    text = " ".join(str(foreign).split())
+    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 class ScanError(SAHLoRAError):

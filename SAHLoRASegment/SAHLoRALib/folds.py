@@ -15,11 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from .errors import CaseError, ConfigError
+from .errors import DAMAGED, CaseError, ConfigError
 from .files import write_text
 
 FORMAT = 1
 STRATA = 3
+#: More than there are patients in any cohort; a damaged file could ask for more than the memory holds.
+MOST_FOLDS = 10_000
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,8 @@ class Folds:
     folds: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.count < 2:
-            raise ConfigError(f"Cross-validation needs at least 2 folds, not {self.count}.")
+        if not 2 <= self.count <= MOST_FOLDS:
+            raise ConfigError(f"Cross-validation needs at least 2 folds and at most {MOST_FOLDS}, not {self.count}.")
         wrong = [patient for patient, fold in self.folds.items() if not 0 <= fold < self.count]
         if wrong:
             raise CaseError(f"Patient {wrong[0]!r} is in fold {self.folds[wrong[0]]}, but there are folds 0 to {self.count - 1} only.")
@@ -98,7 +100,7 @@ class Folds:
             return cls(int(content["count"]), int(content["seed"]), tuple(float(e) for e in content["edges_ml"]), folds)
         except OSError as error:
             raise CaseError(f"{path} cannot be read: {error.strerror or error}. {advice}") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except DAMAGED as error:
             raise CaseError(f"{path} is damaged. {advice}") from error
 
 

@@ -15,6 +15,10 @@ from .volume import CTVolume
 #: Outer size of a skull's outline, mm: from a newborn's to more than any adult's (a window for lost or wrong spacing, too).
 _SKULL_MM = (60.0, 260.0)
 _MOST_SLICES = 48
+#: Pixels from those of a bone reconstruction of the inner ear to those of a coarse preview; slices may lie as far apart as the latter.
+_PIXEL_MM = (0.05, 30.0)
+#: Less is a slab, in which no bleed could be measured.
+_LEAST_HEIGHT_MM = 5.0
 
 
 def check_head_ct(ct: CTVolume) -> tuple[str, ...]:
@@ -31,6 +35,10 @@ def check_head_ct(ct: CTVolume) -> tuple[str, ...]:
         raise ScanError(f"{where}the scan is empty: every voxel is {low:g}.")
     if ct.gaps_mm.min() <= 0:
         raise ScanError(f"{where}the slices do not rise from one to the next; the geometry in the header is wrong.")
+    told = [*ct.spacing, float(np.median(ct.gaps_mm))]
+    if min(told[:2]) < _PIXEL_MM[0] or max(told) > _PIXEL_MM[1] or np.ptp(ct.positions @ ct.normal) < _LEAST_HEIGHT_MM:
+        sizes = " × ".join(f"{n:.3g}" for n in told)
+        raise ScanError(f"{where}voxels of {sizes} mm (rows, columns, slices) cannot be a head's; the pixel spacing in the header is wrong.")
     chosen = np.unique(np.linspace(0, len(ct.hu) - 1, min(_MOST_SLICES, len(ct.hu))).round().astype(int))
     factors = block_factors(ct, 2.0)
     pixels = np.stack([block_mean(ct.hu[k], factors) for k in chosen])

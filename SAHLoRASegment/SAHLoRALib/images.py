@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from .errors import CaseError, OutputError, ScanError
+from .errors import CaseError, OutputError, ScanError, one_line
 from .files import replacing
+from .imageheader import wrong_claim
 from .nifti import is_nifti, read_nifti, write_shear
 from .volume import CTVolume, Storage, three_dimensional
 
@@ -38,10 +40,12 @@ def quiet_itk() -> Iterator[None]:
 
 def open_image(path: Path, kind: type[ScanError] | type[CaseError]) -> sitk.Image:
     """Read an image file; ScanError or CaseError where that fails."""
-    if not path.exists():
+    if not os.path.exists(path):  # unlike Path.exists it takes names that are too long for the system
         raise kind(f"{path} does not exist.")
     if path.is_file() and path.stat().st_size == 0:
         raise kind(f"{path} is empty (0 bytes).")
+    if (why := wrong_claim(path)) is not None:
+        raise kind(f"{path} {why}.")
     try:
         with quiet_itk():
             return read_nifti(path) if is_nifti(path) else sitk.ReadImage(str(path))
@@ -120,10 +124,12 @@ def read_label(path: Path | str, ct: CTVolume | None, segment: str | None = None
     """
     path = Path(path)
     image = open_image(path, CaseError)
-    segments = _segments(image)
+    segments = _segments(image, path)
     if segments:
         value, layer = _pick_segment(segments, segment, path)
         if image.GetNumberOfComponentsPerPixel() > 1:
+            if not 0 <= layer < image.GetNumberOfComponentsPerPixel():
+                raise CaseError(f"{path} has no layer {layer}, in which its segment should lie; export the segmentation again.")
             image = sitk.VectorIndexSelectionCast(image, layer)
         stored = three_dimensional(image, str(path), CaseError)
         array = sitk.GetArrayViewFromImage(stored) == value
@@ -142,8 +148,8 @@ def read_label(path: Path | str, ct: CTVolume | None, segment: str | None = None
     return np.ascontiguousarray(array) if ct is None else _place(array, storage, ct, path)
 
 
-def _segments(image: sitk.Image) -> dict[str, tuple[int, int]]:
-    """Name → (label value, layer) of the segments in a .seg.nrrd header."""
+def _segments(image: sitk.Image, path: Path) -> dict[str, tuple[int, int]]:
+    """Name → (label value, layer) of the segments in a .seg.nrrd header. Raises CaseError for numbers that are none."""
     keys = set(image.GetMetaDataKeys())
     found: dict[str, tuple[int, int]] = {}
     for n in range(10_000):
@@ -151,12 +157,16 @@ def _segments(image: sitk.Image) -> dict[str, tuple[int, int]]:
             break
         field = {part: image.GetMetaData(f"Segment{n}_{part}") for part in ("ID", "Name", "LabelValue", "Layer") if f"Segment{n}_{part}" in keys}
         name = field.get("Name", field.get("ID", str(n)))
-        found[name] = (int(field.get("LabelValue", 1)), int(field.get("Layer", 0)))
+        try:
+            found[name] = (int(field.get("LabelValue", 1)), int(field.get("Layer", 0)))
+        except ValueError:
+            told = one_line(f"LabelValue {field.get('LabelValue')!r}, Layer {field.get('Layer')!r}", 80)
+            raise CaseError(f"{path}: the segment {one_line(name, 60)} has numbers that are none ({told}); export the segmentation again.") from None
     return found
 
 
 def _pick_segment(segments: dict[str, tuple[int, int]], wanted: str | None, path: Path) -> tuple[int, int]:
-    names = ", ".join(segments)
+    names = one_line(", ".join(segments))
     if wanted is None:
         if len(segments) > 1:
             raise CaseError(f"{path} holds {len(segments)} segments ({names}); say which one is the haemorrhage.")
@@ -172,6 +182,8 @@ def _place(array: np.ndarray, storage: Storage, ct: CTVolume, path: Path) -> np.
     grid = ct.storage
     to_index = np.linalg.inv(grid.steps)  # mm → (slice, row, column)
     exact = (storage.first - grid.first) @ to_index
+    if not (np.abs(exact) < 1e6).all():  # NaN too
+        raise CaseError(f"{path} does not lie on the grid of the scan {ct.source}: give the mask that was drawn on this very scan.")
     start = np.round(exact).astype(int)
     last = np.array(array.shape) - 1
     far = (storage.first + last @ storage.steps - grid.first) @ to_index

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ def find_inputs(paths: Iterable[Path | str]) -> list[ScanInput]:
     """
     found: list[tuple[Path, str]] = []
     for given in paths:
-        path = Path(given).expanduser()
+        path = Path(os.path.expanduser(given))
         inside = _scans(path) if path.is_dir() else []
         for scan in inside or [path]:
             parts = scan.relative_to(path).parts if scan != path else ((path if path.name not in ("", "..") else path.resolve()).name,)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import ConfigError, ModelError
+from .errors import DAMAGED, ConfigError, ModelError
 
 SUFFIX = ".safetensors"
 KINDS = ("base", "finetuned", "adapter")
@@ -35,7 +35,7 @@ def bundled_folders() -> list[Path]:
 def user_folder(environment: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
     """The user's model folder, which need not exist yet: SAHLORA_MODELS if it is set, else the platform's place for an application's data."""
     if chosen := environment.get("SAHLORA_MODELS"):
-        return Path(chosen).expanduser()
+        return Path(os.path.expanduser(chosen))
     if platform == "win32":
         data = Path(environment.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     elif platform == "darwin":
@@ -76,7 +76,7 @@ def find_model(name_or_path: str | Path, folders: Sequence[Path] | None = None) 
     """The weight file of a model by its name, or by its path. Raises ModelError where there is none, naming those that there are."""
     text = os.fspath(name_or_path)
     if text.endswith(SUFFIX) or any(mark in text for mark in {"/", os.sep}):
-        path = Path(text).expanduser()
+        path = Path(os.path.expanduser(text))
         if not path.is_file():
             raise ModelError(f"{path} does not exist.")
         return path
@@ -106,7 +106,7 @@ def read_header(path: Path | str) -> dict[str, Any]:
         return dict(header)
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except DAMAGED as error:
         raise ModelError(f"{path.name} is not a weight file of SAHLoRA, or it is damaged ({type(error).__name__}); copy it again.") from error
 
 

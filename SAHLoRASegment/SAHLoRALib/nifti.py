@@ -9,16 +9,16 @@ takes the rotation: for Slicer choose NRRD.
 from __future__ import annotations
 
 import gzip
-import math
 import shutil
 import struct
 import tempfile
-import zlib
 from pathlib import Path
 from typing import BinaryIO, cast
 
 import numpy as np
 import SimpleITK as sitk
+
+from .complete import is_complete
 
 _HEADER = 348
 _CODES, _SFORM = slice(252, 256), slice(280, 328)
@@ -46,31 +46,6 @@ def _header(path: Path) -> tuple[bytes, str] | None:
     return None
 
 
-def _complete(path: Path, header: bytes, order: str) -> bool:
-    """Whether the file is as long as its header says."""
-    dimensions = struct.unpack(order + "8h", header[40:56])
-    bits = struct.unpack(order + "h", header[72:74])[0]
-    offset = struct.unpack(order + "f", header[108:112])[0]
-    if header[344:347] != b"n+1" or not 1 <= dimensions[0] <= 7:
-        return True  # voxels in a second file, or no NIfTI-1: ITK judges
-    needed = int(offset) + bits // 8 * math.prod(max(1, d) for d in dimensions[1 : dimensions[0] + 1])
-    if not path.name.lower().endswith(".gz"):
-        return path.stat().st_size >= needed
-    with path.open("rb") as stream:
-        stream.seek(-4, 2)
-        stated = struct.unpack("<I", stream.read(4))[0]
-    if stated == needed % 2**32:
-        return True
-    length = 0  # files in several gzip members, or with something behind the voxels: count
-    try:
-        with _open(path, "rb") as stream:
-            while block := stream.read(1 << 20):
-                length += len(block)
-    except (OSError, EOFError, zlib.error):
-        return False
-    return length >= needed
-
-
 def _sheared_affine(header: bytes, order: str) -> np.ndarray | None:
     """(3, 4) LPS affine of the sform where it is sheared by more than rounding, else None."""
     _, sform_code = struct.unpack(order + "2h", header[_CODES])
@@ -86,7 +61,7 @@ def _sheared_affine(header: bytes, order: str) -> np.ndarray | None:
 def read_nifti(path: Path) -> sitk.Image:
     """Read a NIfTI file; a sheared sform is kept. RuntimeError where ITK cannot read it or the file is cut short (ITK fills up with zeros)."""
     found = _header(path)
-    if found is not None and not _complete(path, *found):
+    if not is_complete(path):
         raise RuntimeError(f"{path} is cut short")
     affine = _sheared_affine(*found) if found else None
     if found is None or affine is None:

@@ -185,6 +185,9 @@ def volume_from_image(image: sitk.Image, source: str = "", warnings: tuple[str, 
     """A 3D scalar image as a CTVolume, without asking whether it is a head CT. Raises ScanError for other dimensions."""
     image = three_dimensional(image, source)
     storage = Storage.of(image)
+    if not np.isfinite([*storage.origin, *storage.spacing, *storage.direction]).all() or abs(np.linalg.det(storage.steps)) < 1e-9:
+        where = f"{source}: " if source else ""
+        raise ScanError(f"{where}the geometry in the header makes no sense (spacing {_listed(storage.spacing)} mm); convert the scan again.")
     hu = canonical_hu(sitk.GetArrayViewFromImage(image), storage)
     steps = storage.steps
     positions = storage.first + np.arange(len(hu))[:, None] * steps[0]
@@ -199,6 +202,10 @@ def volume_from_image(image: sitk.Image, source: str = "", warnings: tuple[str, 
         source=source,
         warnings=warnings,
     )
+
+
+def _listed(numbers: tuple[float, ...]) -> str:
+    return " × ".join(f"{n:g}" for n in numbers)
 
 
 def three_dimensional(image: sitk.Image, source: str, kind: type[ScanError] | type[CaseError] = ScanError) -> sitk.Image:

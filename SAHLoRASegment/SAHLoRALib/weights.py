@@ -33,7 +33,7 @@ from .adapters import (
     load_adapter_state,
     merge,
 )
-from .errors import ConfigError, ModelError, SAHLoRAError
+from .errors import DAMAGED, ConfigError, ModelError, SAHLoRAError, one_line
 from .files import replacing
 from .model_folders import KINDS, METADATA_KEY, SUFFIX, model_path
 from .network import MultiViewUnet, NetworkConfig
@@ -163,10 +163,10 @@ def read_info(path: Path | str) -> ModelInfo:
         raise ModelError(f"{path} is a safetensors file, but not one of SAHLoRA's: its header says nothing about the model.")
     try:
         return _parse(json.loads(metadata), path)
-    except (json.JSONDecodeError, RecursionError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ModelError(f"The header of {path} is damaged ({type(error).__name__}: {error}); copy the file again.") from error
+    except DAMAGED as error:
+        raise ModelError(f"The header of {path} is damaged ({type(error).__name__}: {one_line(error)}); copy the file again.") from error
     except ConfigError as error:
-        raise ModelError(f"The header of {path} holds a setting that this version does not know: {error}") from error
+        raise ModelError(f"The header of {path} holds a setting that this version does not know: {one_line(error)}") from error
 
 
 def load_network(base: ModelInfo | Path | str, adapter: ModelInfo | Path | str | None = None) -> tuple[MultiViewUnet, ModelInfo]:
@@ -324,7 +324,7 @@ def _opened(path: Path) -> Iterator[Any]:
     except SAHLoRAError:
         raise
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is not a complete safetensors file ({error}): cut short, damaged or of another format; copy it again.") from error
+        raise ModelError(f"{path} is not a complete safetensors file ({one_line(error)}): cut short or damaged; copy it again.") from error
 
 
 def _stored_type(name: str) -> torch.dtype:

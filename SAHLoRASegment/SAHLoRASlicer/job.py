@@ -139,7 +139,7 @@ class BackgroundJob:
         try:
             event = json.loads(line)
             kind = event["event"]
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             self._remember(line)  # a library's own words
             return
         if kind == "started":
@@ -173,7 +173,7 @@ class BackgroundJob:
             self._finish(Outcome("failed", self._result, self._error or self._words(code)))
 
     def _not_started(self, error: Any = None) -> None:
-        if not self._over and _is_failed_to_start(self._process):
+        if not self._over and _is_failed_to_start(error):
             self._finish(Outcome("failed", None, f"The background process could not be started: {self._process.errorString()}."))
 
     def _words(self, code: int) -> str:
@@ -250,10 +250,11 @@ def environment(folder: Path, cancel: Path, patience: float = 0.0) -> Any:
     return made
 
 
-def _is_failed_to_start(process: Any) -> bool:
+def _is_failed_to_start(error: Any) -> bool:
+    """error: what the signal brought. QProcess.error() is not asked: in Qt 5 a signal has the same name, and PythonQt may find that first."""
     import qt
 
-    return process.error() == qt.QProcess.FailedToStart
+    return error == qt.QProcess.FailedToStart
 
 
 def _bytes(array: Any) -> bytes:

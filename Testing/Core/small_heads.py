@@ -94,7 +94,7 @@ def write_series(
         data.StudyInstanceUID = "1.2.3"
         data.Modality = "CT"
         data.PatientName = "Doe^Jane"
-        data.PatientID = "4711"
+        data.PatientID = "P-4711"
         data.SeriesNumber = 2
         data.SeriesDescription = "Head 5mm"
         data.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
