@@ -63,10 +63,9 @@ class ModelPicker:
 
     @property
     def terminology(self) -> str:
-        """Subarachnoid for a model trained on nothing else, as its name or description says."""
+        """What the chosen model's header says that it was trained on (training → lesion); without a word there, haemorrhage of any kind."""
         chosen = self.adapter or self.model
-        text = f"{chosen.name} {chosen.description}".lower() if chosen else ""
-        return SUBARACHNOID if ("asah" in text or "subarachnoid" in text) and "mixed" not in text else HAEMORRHAGE
+        return SUBARACHNOID if chosen and chosen.training.get("lesion") == "subarachnoid" else HAEMORRHAGE
 
     def choose(self, model: str, adapter: str) -> None:
         """Set the boxes without telling anybody; what is not there is left."""

@@ -249,7 +249,7 @@ def test_adapters_are_offered_with_their_own_base_only(panel: Any, model_folder:
     config = AdapterConfig(rank=1)
     attach(network, config)
     made = [model_folder / "asah.safetensors", model_folder / "other.safetensors"]
-    save_adapter(network, config, made[0], base=info, description="Aneurysmal subarachnoid haemorrhage.")
+    save_adapter(network, config, made[0], base=info, training={"lesion": "subarachnoid"})
     save_base(MultiViewUnet(NetworkConfig(levels=2, width=5)), made[1], grid=PixelGrid())
     try:
         panel.initializeParameterNode()
