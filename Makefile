@@ -3,13 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-robust test-slow lint clean
 
 demo: $(READY)
 	$(BIN)/sahlora demo --output demo
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+test-robust: $(READY)
+	$(BIN)/python -m pytest Testing/Robust -m "robust or not slow" --outcomes Testing/Robust/OUTCOMES.md
+	$(BIN)/python Testing/Robust/fuzz.py --minutes 1
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

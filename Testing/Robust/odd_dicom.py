@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import pydicom
 import SimpleITK as sitk
+from heads import HEIGHTS, SIZE, SPACING, bleeding
+from odd_scan import OddScan, taken
 from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless, generate_uid
 from small_heads import tilted_axes, write_series
-
-from heads import HEIGHTS, SIZE, SPACING, bleeding
-from odd_scan import OddScan, taken
 
 MIDDLE = len(HEIGHTS) // 2
 
