@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-robust test-slow lint clean
+.PHONY: demo test test-robust test-slow lint bench bench-quick clean
 
 demo: $(READY)
 	$(BIN)/sahlora demo --output demo
@@ -17,6 +17,10 @@ test-robust: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+bench bench-quick: $(READY)
+	$(BIN)/python -m pip install --quiet --no-deps -r Testing/Benchmarks/peers.txt
+	$(BIN)/python Testing/Benchmarks/bench.py $(if $(findstring quick,$@),--quick)
 
 lint: $(READY)
 	$(BIN)/ruff check .
