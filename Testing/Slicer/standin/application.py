@@ -14,6 +14,10 @@ from typing import Any
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
 
+#: Module name → its file.
+loaded: dict[str, Path] = {}
+
+
 class Application:
     """What the modules ask of slicer.app."""
 
@@ -160,12 +164,22 @@ def sample_data() -> types.ModuleType:
 
     class SampleDataLogic:
         @staticmethod
-        def registerCustomSampleDataSource(category: str, sampleName: str, thumbnailFileName: str, uris: str, fileNames: str, nodeNames: str) -> None:
-            sources[sampleName] = {"uri": uris, "node": nodeNames, "thumbnail": thumbnailFileName}
+        def registerCustomSampleDataSource(
+            category: str,
+            sampleName: str,
+            thumbnailFileName: str,
+            uris: str,
+            fileNames: str,
+            nodeNames: str | None = None,
+            customDownloader: Any = None,
+        ) -> None:
+            sources[sampleName] = {"uri": uris, "node": nodeNames, "thumbnail": thumbnailFileName, "custom": customDownloader}
 
     def downloadSample(name: str) -> Any:
         from urllib.request import url2pathname
 
+        if sources[name]["custom"]:
+            return sources[name]["custom"](sources[name])
         path = url2pathname(sources[name]["uri"].removeprefix("file://"))
         return load_volume(Path(path), sources[name]["node"])
 
@@ -197,7 +211,8 @@ def load_module(path: Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
-    slicer.util.modulePath = lambda module_name: str(path) if module_name == name else ""
+    loaded[name] = path
+    slicer.util.modulePath = lambda module_name: str(loaded.get(module_name, ""))
     described = types.SimpleNamespace(path=str(path), title="", icon=None, name=name)
     getattr(module, name)(described)
     setattr(slicer.modules, name.lower(), described)

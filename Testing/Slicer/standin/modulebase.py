@@ -135,13 +135,15 @@ def _disconnect_gui(self: Any, tag: int) -> None:
 
 
 def _widget_signal(widget: Any) -> Any:
-    name = {"qMRMLNodeComboBox": "currentNodeChanged", "QCheckBox": "toggled", "ctkSliderWidget": "valueChanged", "QDoubleSpinBox": "valueChanged"}
-    return getattr(widget, name[widget.className()])
+    name = {"qMRMLNodeComboBox": "currentNodeChanged", "QCheckBox": "toggled", "QLineEdit": "textChanged"}
+    return getattr(widget, name.get(widget.className(), "valueChanged"))
 
 
 def _read_widget(widget: Any) -> Any:
     kind = widget.className()
-    return widget.currentNode() if kind == "qMRMLNodeComboBox" else widget.checked if kind == "QCheckBox" else widget.value
+    if kind == "qMRMLNodeComboBox":
+        return widget.currentNode()
+    return widget.checked if kind == "QCheckBox" else widget.text if kind == "QLineEdit" else widget.value
 
 
 def _write_widget(widget: Any, value: Any) -> None:
@@ -150,6 +152,9 @@ def _write_widget(widget: Any, value: Any) -> None:
         widget.setCurrentNode(value)
     elif kind == "QCheckBox":
         widget.checked = value
+    elif kind == "QLineEdit":
+        if widget.text != value:
+            widget.text = value
     else:
         widget.value = value
 

@@ -96,6 +96,7 @@ class ctkSliderWidget(_Widget):
 class ctkPathLineEdit(_Widget):
     currentPathChanged = Signal(str)
     currentPath = _value("currentPath", str, "", "currentPathChanged")
+    filters = _value("filters", int, 0)
 
     def __init__(self, parent: Any = None) -> None:
         super().__init__(parent)
@@ -172,5 +173,47 @@ class qMRMLNodeComboBox(_Widget):
             QtCore.QObject.__getattribute__(self, "currentNodeChanged").emit(node)
 
 
+class qMRMLSegmentSelectorWidget(_Widget):
+    currentNodeChanged = Signal(object)
+    currentSegmentChanged = Signal(str)
+    noneEnabled = _value("noneEnabled", bool, False)
+    segmentationNodeSelectorVisible = _value("segmentationNodeSelectorVisible", bool, True)
+
+    def __init__(self, parent: Any = None) -> None:
+        super().__init__(parent)
+        row = QtWidgets.QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        self._nodes, self._segments = qMRMLNodeComboBox(), QtWidgets.QComboBox()
+        self._nodes.nodeTypes, self._nodes.noneEnabled = ["vtkMRMLSegmentationNode"], True
+        row.addWidget(self._nodes)
+        row.addWidget(self._segments)
+        self._nodes.currentNodeChanged.connect(self._fill)
+        self._segments.currentIndexChanged.connect(
+            lambda n: QtCore.QObject.__getattribute__(self, "currentSegmentChanged").emit(self.currentSegmentID())
+        )
+
+    def setMRMLScene(self, scene: Any) -> None:
+        self._nodes.setMRMLScene(scene)
+
+    def _fill(self, node: Any) -> None:
+        self._segments.clear()
+        segmentation = node.GetSegmentation() if node else None
+        for n in range(segmentation.GetNumberOfSegments() if segmentation else 0):
+            self._segments.addItem(segmentation.GetNthSegment(n).GetName(), segmentation.GetNthSegmentID(n))
+        QtCore.QObject.__getattribute__(self, "currentNodeChanged").emit(node)
+
+    def currentNode(self) -> Any:
+        return self._nodes.currentNode()
+
+    def currentSegmentID(self) -> str:
+        return str(self._segments.currentData() or "")
+
+    def setCurrentNode(self, node: Any) -> None:
+        self._nodes.setCurrentNode(node)
+
+    def setCurrentSegmentID(self, segment: str) -> None:
+        self._segments.setCurrentIndex(self._segments.findData(segment))
+
+
 CTK = [pythonqt.adapt(cls) for cls in (ctkCollapsibleButton, ctkSliderWidget, ctkPathLineEdit)]
-QMRML = [pythonqt.adapt(cls) for cls in (qMRMLWidget, qMRMLNodeComboBox)]
+QMRML = [pythonqt.adapt(cls) for cls in (qMRMLWidget, qMRMLNodeComboBox, qMRMLSegmentSelectorWidget)]
