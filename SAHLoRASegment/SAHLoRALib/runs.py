@@ -120,7 +120,8 @@ class RunResult:
 
 
 def effective(config: TrainingConfig, base: ModelInfo | None) -> TrainingConfig:
-    """The settings as `fit` will run them: network and grid are the base's, but for training from scratch."""
+    """The settings as `fit` will run them: the learning rate is said, and network and grid are the base's, but for training from scratch."""
+    config = replace(config, learning_rate=config.rate)
     return config if config.strategy == "scratch" or base is None else replace(config, network=base.network, grid=base.grid)
 
 

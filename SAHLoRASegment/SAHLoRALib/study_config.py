@@ -59,7 +59,7 @@ class StudyConfig:
     edges: tuple[float, ...] = ()
     """mL between the volume strata; without them the tertiles of the annotated volumes."""
     learning_rates: dict[str, float] = field(default_factory=dict)
-    """For single methods, such as: cp-lora 0.005 all 0.0003; the others take the learning rate of the training."""
+    """For single methods, such as: cp-lora 0.005 all 0.0003; the others take the learning rate of the training, or without it each its own."""
     zero_shot_threshold: bool = True
     """Show zero-shot a second time with a threshold chosen on each fold's validation patients, as the fine-tuned networks choose theirs: what they
     gain over that is not the threshold's."""

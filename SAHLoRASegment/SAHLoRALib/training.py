@@ -83,6 +83,7 @@ def fit(
     Raises ConfigError, CaseError, ModelError; SAHLoRAError when the loss is not a number; Cancelled after a checkpoint.
     """
     events = events or Events()
+    config = replace(config, learning_rate=config.rate)  # as it is told in checkpoint and header
     if config.strategy == "scratch":
         base = None
     elif base is None:
@@ -148,7 +149,7 @@ class _Run:
         pool_norms(self.network, group)
         self.parameters = [p for _, p in trainable_parameters(self.network)]
         self.moving = _moving(self.network)
-        self.optimiser = torch.optim.AdamW(self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+        self.optimiser = torch.optim.AdamW(self.parameters, lr=config.rate, weight_decay=config.weight_decay)
         self.average = {name: t.detach().clone() for name, t in self.moving.items()} if config.ema else {}
         self.best_weights: dict[str, Tensor] = {}
         self.steps_per_epoch = config.steps_per_epoch or max(1, math.ceil(len(train.positives) / max(1, round(config.batch * config.positive_share))))
@@ -204,7 +205,7 @@ class _Run:
         if not math.isfinite(value):
             raise SAHLoRAError(
                 f"The loss is not a number at step {self.step + 1} (learning rate {learning_rate:g}); train again with a learning rate of "
-                f"{config.learning_rate / 10:g}, or with precision float32."
+                f"{config.rate / 10:g}, or with precision float32."
             )
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()

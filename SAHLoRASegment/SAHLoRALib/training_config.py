@@ -12,6 +12,7 @@ from .augment import Augmentation
 from .device import DEVICES, PRECISIONS
 from .errors import ConfigError
 from .loss import LOSSES
+from .methods import FINE_TUNE, SCRATCH, default_rate
 from .network import NetworkConfig
 from .slices import PixelGrid
 from .strategies import strategy_modules
@@ -35,8 +36,8 @@ class TrainingConfig:
     """For the strategy scratch; otherwise it is the base's."""
     grid: PixelGrid = field(default_factory=PixelGrid)
     """For the strategy scratch; otherwise it is the base's."""
-    learning_rate: float = 1e-3
-    """Adam's; 1e-3 as in the laboratory. Adapters of few parameters (CP) take up to 5e-3, fine-tuning of all modules rather 3e-4."""
+    learning_rate: float | None = None
+    """Adam's. Without it the method's own (`methods.default_rate`): more for adapters of few numbers (CP) than for fine-tuning."""
     schedule: str = "cosine"
     """cosine: rises over the first part warm_up of the steps and falls to a hundredth; constant: stays."""
     warm_up: float = 0.05
@@ -94,6 +95,8 @@ class TrainingConfig:
         }  # fmt: skip
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
+            if name == "learning_rate" and value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
                 raise ConfigError(f"{name} must be a number between {low:g} and {high:g}, not {value!r}.")
         counts = {"epochs": 1, "batch": 1, "validate_every": 1, "seed": 0, "patience": 0, "threads": 0, "steps": 1, "steps_per_epoch": 1}
@@ -126,15 +129,24 @@ class TrainingConfig:
             return f"{self.adapter.method}, rank {self.adapter.rank}"
         return "from scratch" if self.strategy == "scratch" else f"fine-tuning {self.strategy}"
 
+    @property
+    def rate(self) -> float:
+        """The learning rate that counts: the one that was given, else the method's own."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        if self.strategy == "adapter":
+            return default_rate(self.adapter.method)
+        return default_rate(SCRATCH if self.strategy == SCRATCH else FINE_TUNE + self.strategy)
+
     def rate_at(self, step: int, total: int) -> float:
         """The learning rate of a step, counted from 0."""
         if self.schedule == "constant":
-            return self.learning_rate
+            return self.rate
         rise = max(1, round(self.warm_up * total))
         if step < rise:
-            return self.learning_rate * (step + 1) / rise
+            return self.rate * (step + 1) / rise
         fall = (step - rise) / max(1, total - rise)
-        return self.learning_rate * (0.01 + 0.99 * (1 + math.cos(math.pi * fall)) / 2)
+        return self.rate * (0.01 + 0.99 * (1 + math.cos(math.pi * fall)) / 2)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON; see `from_dict`."""
@@ -145,7 +157,7 @@ class TrainingConfig:
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with: all but the settings that say how."""
-        values = {name: value for name, value in self.as_dict().items() if name not in _FREE}
+        values = {name: value for name, value in self.as_dict().items() if name not in _FREE} | {"learning_rate": self.rate}
         if self.strategy != "adapter":
             values.pop("adapter")
         return values

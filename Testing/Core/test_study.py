@@ -19,6 +19,7 @@ from SAHLoRALib.cli import main
 from SAHLoRALib.errors import Cancelled, ConfigError, ModelError, SAHLoRAError
 from SAHLoRALib.events import Events
 from SAHLoRALib.folds import Folds
+from SAHLoRALib.methods import default_rate
 from SAHLoRALib.runs import ZERO_SHOT_CHOSEN
 from SAHLoRALib.statistics import compare_paired
 from SAHLoRALib.strategies import STRATEGIES
@@ -230,7 +231,7 @@ variants:
     assert config.ranks == (2, 8) and config.edges == (5.0, 20.0) and config.training.augmentation.kind == "laboratory"
     found = {label: settings for _, _, label, settings, _ in config.configurations()}
     assert list(found) == ["zero-shot", "lora-c, rank 2", "lora-c, rank 8", "fine-tuning decoder+head", "of the decoder"]
-    assert found["lora-c, rank 8"].learning_rate == 0.005 and found["fine-tuning decoder+head"].learning_rate == 0.001
+    assert found["lora-c, rank 8"].learning_rate == 0.005 and found["fine-tuning decoder+head"].rate == default_rate("fine-tune:decoder+head")
     assert found["of the decoder"].adapter.modules == ("decoder",) and found["of the decoder"].epochs == 7
     (tmp_path / "study.json").write_text(json.dumps(config.as_dict()), encoding="utf-8")
     assert StudyConfig.read(tmp_path / "study.json") == config

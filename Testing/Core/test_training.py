@@ -22,6 +22,7 @@ from SAHLoRALib.device import bf16_support, choose_compute
 from SAHLoRALib.errors import Cancelled, ConfigError, ModelError, SAHLoRAError
 from SAHLoRALib.events import Events
 from SAHLoRALib.loss import segmentation_loss
+from SAHLoRALib.methods import default_rate
 from SAHLoRALib.metrics import dice, soft_dice
 from SAHLoRALib.network import MultiViewUnet, NetworkConfig
 from SAHLoRALib.samples import CachedCase, SliceCache
@@ -144,6 +145,7 @@ def test_a_trained_adapter_is_saved_and_loaded_with_the_same_output(way, tmp_pat
     info = save_model(result, tmp_path / "adapter.safetensors")
     assert info.kind == "adapter" and info.base_digest == base.digest and info.threshold == result.threshold
     x = torch.rand(1, 1, 16, 16)
+    result.network.to(memory_format=torch.contiguous_format)  # training lays weights out channels-last, which rounds otherwise
     with torch.no_grad():
         expected = result.network(x)
         assert torch.equal(load_adapted(base, info).eval()(x), expected)
@@ -280,6 +282,14 @@ def test_events_tell_stage_loss_and_validation(tmp_path, train, validation):
     assert all(e["fold"] == 2 for e in curves)
     last = [e for e in events.events if e["event"] == "progress" and e["stage"] == "training"][-1]
     assert last["fraction"] == 1.0
+
+
+def test_each_method_learns_at_its_own_rate_unless_one_is_given():
+    plain = replace(SMALL, learning_rate=None)
+    cp, whole = replace(plain, strategy="adapter"), replace(plain, strategy="all")
+    assert cp.rate == default_rate("cp-lora") > whole.rate == default_rate("fine-tune:all") and replace(cp, learning_rate=0.2).rate == 0.2
+    # A rate that is given and the same one by default are the same training.
+    assert cp.identity() == replace(cp, learning_rate=cp.rate).identity() != replace(cp, learning_rate=0.2).identity()
 
 
 def test_the_learning_rate_rises_and_falls():
