@@ -1,7 +1,8 @@
 """Fuzz the readers for as long as is wanted: python Testing/Robust/fuzz.py --minutes 30
 
-Every target runs in a process of its own for a slice of the time, with 6 GB of memory, so that a crash, a hang or a bomb ends that process only; the input that was being read lies in the folder of findings. The last line says how many inputs were read. `make test-robust` runs it
-for a minute; pytest (test_fuzz.py) reads a few inputs of each target.
+Every target runs in a process of its own for a slice of the time, with 6 GB of memory, so that a crash, a hang or a bomb ends that process only; the
+input that was being read lies in the folder of findings. The last line says how many inputs were read. `make test-robust` runs it for a minute;
+pytest (test_fuzz.py) reads a few inputs of each target.
 """
 
 from __future__ import annotations
