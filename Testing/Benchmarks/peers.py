@@ -1,4 +1,4 @@
-"""What `bench.py` compares with: nnU-Net's network, its patches counted as a sliding window lays them, DeepMedic as in blast-ct, adapters of peft and LyCORIS.
+"""What `bench.py` compares with: nnU-Net's network and DeepMedic (blast-ct) patch by patch, adapters of peft and LyCORIS.
 
 Both networks have random weights; time does not depend on them. One patch is timed and multiplied by the number of patches, which is said.
 """
