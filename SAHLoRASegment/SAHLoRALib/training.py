@@ -146,6 +146,7 @@ class _Run:
         self.config, self.train, self.validation, self.base, self.folder = config, train, validation, base, folder
         self.events, self.compute, self.group, self.context = events, compute, group, context
         self.network = _prepared(config, base).to(compute.device)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a quarter less time a step on the CPU
         pool_norms(self.network, group)
         self.parameters = [p for _, p in trainable_parameters(self.network)]
         self.moving = _moving(self.network)
