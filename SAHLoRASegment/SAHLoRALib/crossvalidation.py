@@ -29,6 +29,7 @@ from .device import choose_compute
 from .errors import CaseError, SAHLoRAError
 from .evaluation import ALL, Evaluation, summarise
 from .events import Events
+from .files import alone
 from .folds import Folds, folds_for, split_validation
 from .measured import CROSS_VALIDATION
 from .parallel import Group, process_group
@@ -155,9 +156,10 @@ def cross_validate(
     method, rank, label = method_of(config)
     runs = plan_folds(config, usable, folds, cohort.base, method=method, rank=rank, label=label, validation=validation, seed=seed)
     results = []
-    for number, run in enumerate(runs):
-        place = (number, len(runs) + more)
-        results.append(execute(run, cohort, output / RUNS, events, place=place, group=group))
+    with alone(output, group.leads):
+        for number, run in enumerate(runs):
+            place = (number, len(runs) + more)
+            results.append(execute(run, cohort, output / RUNS, events, place=place, group=group))
     evaluation = summarise([row for result in results for row in result.rows], edges=edges, resamples=resamples, seed=seed)
     if group.leads:
         evaluation.write(output)

@@ -31,6 +31,32 @@ def replacing(path: Path | str) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def alone(folder: Path | str, wanted: bool = True) -> Iterator[None]:
+    """Work in `folder` while no other process does; the lock falls with the process, whatever ends it. wanted=False: no lock.
+
+    Raises OutputError where another process works there, or where the folder cannot be made.
+    """
+    if not wanted:
+        yield
+        return
+    from filelock import FileLock, Timeout
+
+    folder = Path(folder)
+    lock = FileLock(folder / ".lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise OutputError(f"Another SAHLoRA run works in {folder}; wait until it has ended, or choose another folder.") from error
+    except OSError as error:
+        raise OutputError(f"Cannot write in {folder}: {error.strerror or error}. Choose another folder.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def write_text(path: Path | str, text: str) -> None:
     """Write UTF-8 text at once or not at all."""
     with replacing(path) as temporary:

@@ -18,7 +18,7 @@ from .crashlog import write_crash_log
 from .crossvalidation import FOLDS, RUNS, Usable, plan_folds, processes, usable_cases
 from .errors import Cancelled, ConfigError, OutputError, SAHLoRAError
 from .events import Events
-from .files import write_text
+from .files import alone, write_text
 from .folds import Folds, folds_for
 from .parallel import Group
 from .runs import ZERO_SHOT, ZERO_SHOT_CHOSEN, Run, RunResult, effective, execute, finished, run_digest
@@ -68,7 +68,7 @@ def run_study(config: StudyConfig, events: Events, executor: Executor | None = N
 
     needs_base = any(config_.strategy != "scratch" or method == ZERO_SHOT for method, _, _, config_, _ in config.configurations())
     base = Catalogue().find(config.base, "base") if needs_base else None
-    with processes(config.training) as group:
+    with processes(config.training) as group, alone(config.output, group.leads):
         events = events if group.leads else Events()
         table = CaseTable.read(config.cases, config.segment)
         for warning in table.warnings:

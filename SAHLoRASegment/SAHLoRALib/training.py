@@ -26,6 +26,7 @@ from .checkpoint import check_same_training, read_checkpoint, write_checkpoint
 from .device import Compute, choose_compute, peak_memory_mb, threads
 from .errors import Cancelled, CaseError, ConfigError, ModelError, SAHLoRAError
 from .events import Events
+from .files import alone
 from .loss import segmentation_loss
 from .network import MultiViewUnet
 from .parallel import Group, pool_norms, process_group, unpool_norms
@@ -92,7 +93,7 @@ def fit(
         config = replace(config, network=base.network, grid=base.grid)
     compute = choose_compute(config.device, config.precision)
     backend = "nccl" if compute.device.type == "cuda" else "gloo"
-    with threads(config.threads), process_group(backend) as group:
+    with threads(config.threads), process_group(backend) as group, alone(folder, group.leads):
         if config.batch % group.size:
             raise ConfigError(f"The batch of {config.batch} slices cannot be spread over {group.size} processes; use a multiple.")
         if not group.leads:

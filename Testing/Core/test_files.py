@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from SAHLoRALib import files
 from SAHLoRALib.errors import OutputError
-from SAHLoRALib.files import replacing, write_text
+from SAHLoRALib.files import alone, replacing, write_text
 
 
 def test_file_appears_when_the_block_ends_and_keeps_its_suffixes(tmp_path: Path) -> None:
@@ -47,3 +51,17 @@ def test_long_names_do_not_make_longer_temporary_ones(tmp_path: Path) -> None:
     name = "n" * 240 + ".json"
     write_text(tmp_path / name, "text")
     assert (tmp_path / name).read_text() == "text"
+
+
+def test_a_folder_is_worked_in_by_one_process_only_until_that_ends(tmp_path: Path) -> None:
+    hold = "import sys; from SAHLoRALib.files import alone\nwith alone(sys.argv[1]): print('here', flush=True); sys.stdin.read()"
+    package = str(Path(files.__file__).parents[1])
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(tmp_path / "run")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": package}
+    ) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"here\n"
+        with pytest.raises(OutputError, match="Another SAHLoRA run works in"), alone(tmp_path / "run"):
+            pass
+        other.kill()  # a lock falls with its process
+    with alone(tmp_path / "run"):
+        pass
