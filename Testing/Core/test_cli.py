@@ -372,10 +372,10 @@ def test_pretrain_then_train_then_segment(cohort: Path, tmp_path: Path, models: 
     for path in models.iterdir():
         path.unlink()
     common = ["--crop", "32", "32", "--batch", "2", "--device", "cpu", "--steps", "4", "--steps-per-epoch", "2"]
-    train = ["train", str(cohort), "--name", "mine", "--folds", "0", "--adapter.rank", "2"]
+    train = ["train", str(cohort), "--base", "own-base", "--name", "mine", "--folds", "0", "--adapter.rank", "2"]
     run = tmp_path / "run"
-    assert main(["pretrain", str(cohort), "--name", "tbi-base", "--run", str(run / "a"), *TINY, "--steps", "4", "--steps-per-epoch", "2"]) == 0
-    base = read_info(models / "tbi-base.safetensors")
+    assert main(["pretrain", str(cohort), "--name", "own-base", "--run", str(run / "a"), *TINY, "--steps", "4", "--steps-per-epoch", "2"]) == 0
+    base = read_info(models / "own-base.safetensors")
     assert base.kind == "base" and base.network.width == 4 and base.training["cases"] == 5 and base.training["validation_cases"] == 1
     capsys.readouterr()
     assert main([*train, "--run", str(run / "b"), "--events", "json", *common]) == 0
