@@ -172,8 +172,8 @@ def _scanner(hu: Tensor, draws: list[_Draws], strength: float) -> Tensor:
     """Bright rim under the bone, noise, reconstruction kernel, gain, offset, slow field and cupping.
 
     The rim (scatter and what beam-hardening correction leaves) reaches 16 HU at 2.5 mm and 7 HU at 4.5 mm from the inner table in the one real scan
-    at hand; a Gaussian of 4 pixels over the bone times 60 HU gives that at pixels of 1 mm. Where a thick slice
-    cuts the vault at a slant, bone shares its voxels with the brain over a centimetre: the square of a wider Gaussian. Without both, networks draw subdurals there.
+    at hand; a Gaussian of 4 pixels over the bone times 60 HU gives that at pixels of 1 mm. Where a thick slice cuts the vault at a slant, bone shares
+    its voxels with the brain over a centimetre: the square of a wider Gaussian. Without both, networks draw subdurals there.
     """
     n, _, rows, columns = hu.shape
     device = hu.device
