@@ -16,7 +16,8 @@ NUMBERS = (0, 1, -1, 2, 7, 8, 127, 128, 255, 256, 32767, 32768, 65535, 65536, 2*
 #: Words at which readers of text break.
 WORDS = (
     "", "0", "-1", "nan", "NaN", "inf", "-inf", "1e308", "1e-308", "99999999999999999999", "0x10", "true", "null", "none", "\x00", "\t", '"', "'",
-    ";",     ",",     "\\", "..", "../../etc/passwd", "/dev/zero", "~", "$HOME", "%s%n", "{}", "[]", "[" * 2000, "ä" * 300, "é\ud7ff", "\u202e", "\n", "\r\n",
+    ";",     ",",     "\\", "..", "../../etc/passwd", "/dev/zero", "~", "$HOME", "%s%n", "{}",
+    "[]", "[" * 2000, "ä" * 300, "é\ud7ff", "\u202e", "\n", "\r\n",
     "a" * 5000,
 )  # fmt: skip
 #: JSON values of every kind, hostile ones among them.
