@@ -29,6 +29,8 @@ _SHOWN = {
     "dice": "Dice", "soft_dice": "soft Dice", "recall": "recall", "precision": "precision", "absolute_error_ml": "absolute error (mL)",
     "false_positive_ml": "false positive (mL)",
 }  # fmt: skip
+#: What the header's training → lesion says, in words.
+_LESIONS = {"haemorrhage": "intracranial haemorrhage of any kind", "subarachnoid": "subarachnoid haemorrhage"}
 
 
 def measure(segmenter: Segmenter, cases: CaseTable, events: Events | None = None, stage: str = "measuring") -> Evaluation:
@@ -72,6 +74,7 @@ def card_text(info: ModelInfo, commands: str = "") -> str:
         f"- kind: {kind.get(info.kind, info.kind)}",
         f"- network: multi-view Unet, {info.network.levels} levels, width {info.network.width}; pixels of {info.grid.pixel_mm:g} mm; "
         f"HU {info.grid.window[0]:g} to {info.grid.window[1]:g}",
+        *([f"- annotated: {_LESIONS[training['lesion']]}"] if training.get("lesion") in _LESIONS else []),
         f"- threshold on the probability: {info.threshold:g}",
         f"- digest: `{info.digest}`",
         *([f"- digest of its base: `{info.base_digest}`"] if info.base_digest else []),

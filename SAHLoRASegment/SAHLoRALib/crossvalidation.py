@@ -183,11 +183,13 @@ def train_final(
     *,
     description: str = "",
     licence: str = "Apache-2.0",
+    told: Mapping[str, Any] | None = None,
     group: Group | None = None,
 ) -> ModelInfo:
     """Train on all cases and write the model to `target`; a model that this very training wrote there before is left as it is.
 
-    It is trained for as many epochs as the folds needed on average, and takes their median threshold. Raises SAHLoRAError, Cancelled.
+    It is trained for as many epochs as the folds needed on average, and takes their median threshold.
+    told: more for the header's training. Raises SAHLoRAError, Cancelled.
     """
     group = group or Group()
     names = tuple(case.case for case in usable.table)
@@ -203,13 +205,13 @@ def train_final(
         events.log(f"{target} is finished already.")
         return info
     before = len(validated.runs)
-    told = Within(events, "Training", before, 1, before + 1, "all cases")
+    part = Within(events, "Training", before, 1, before + 1, "all cases")
     trained = fit(
-        config, cohort.slices(names, config.grid, events), cohort.slices((), config.grid, events), cohort.base, output / RUNS / run.name, told,
+        config, cohort.slices(names, config.grid, events), cohort.slices((), config.grid, events), cohort.base, output / RUNS / run.name, part,
         context={"run": run.label, "method": method, "rank": rank, "fold": None},
     )  # fmt: skip
     trained = replace(trained, threshold=median(result.threshold for _, result in validated.runs))
-    about = {"run": digest, "cases": len(names), "patients": len(usable.volumes), "figures": _fingerprint(measured)}
+    about = {"run": digest, "cases": len(names), "patients": len(usable.volumes), "figures": _fingerprint(measured), **(told or {})}
     if group.leads:
         save_model(trained, target, metrics={CROSS_VALIDATION: measured}, training=about, description=description, licence=licence)
     wait_for_all(group, config)

@@ -69,12 +69,14 @@ def test_the_bundled_models_chain_runs_into_a_folder_of_its_own(shipped: Path, t
     base = ["pretrain", str(train), "--name", "tbi-base", "--run", str(tmp_path / "r1"), "--grid.pixel-mm", "5", "--description", "A base."]
     assert main([*base, *common]) == 0
     adapter = ["train", str(train), "--name", "asah", "--run", str(tmp_path / "r2"), "--base", str(new / "tbi-base.safetensors"), "--folds", "0"]
-    assert main([*adapter, *common, "--adapter.rank", "2", "--adapter.norm", "affine"]) == 0
+    assert main([*adapter, *common, "--adapter.rank", "2", "--adapter.norm", "affine", "--lesion", "subarachnoid"]) == 0
     (tmp_path / "how.txt").write_text("sahlora train …", encoding="utf-8")
     card = ["card", str(new / "asah.safetensors"), "--cases", str(unseen), "--title", "Unseen heads", "--commands", str(tmp_path / "how.txt")]
     assert main(card) == 0
     text = (new / "asah.md").read_text(encoding="utf-8")
     assert "augmentation both of strength 0.5" in text and "licence: Apache-2.0" in text and "## Unseen heads" in text and "sahlora train …" in text
+    assert "annotated: subarachnoid haemorrhage" in text
     made, adapted = read_info(new / "tbi-base.safetensors"), read_info(new / "asah.safetensors")
     assert (adapted.base_digest, adapted.base_name) == (made.digest, "tbi-base") and made.description == "A base."
+    assert adapted.training["lesion"] == "subarachnoid" and "lesion" not in made.training, "nothing is written that was not said"
     assert (shipped / "tbi-base.safetensors").read_bytes() == kept and not (tmp_path / "own").exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
@@ -48,6 +48,12 @@ class TrainingArguments(Common):
     """A sentence about the model, for its header."""
     licence: str = ""
     """Of the model, for its header."""
+    lesion: Literal["haemorrhage", "subarachnoid"] | None = None
+    """What is annotated in the cases, for the header: bleeding of any kind, or subarachnoid only. 3D Slicer names the segments after it."""
+
+    def told(self) -> dict[str, str]:
+        """What goes into the header's training as it was given."""
+        return {"lesion": self.lesion} if self.lesion else {}
 
 
 def train_and_save(command: str, arguments: TrainingArguments, settings: TrainingConfig, base: ModelInfo | None, events: Events) -> int:
@@ -70,7 +76,7 @@ def train_and_save(command: str, arguments: TrainingArguments, settings: Trainin
     result = fit(settings, training, validation, base, run, events, resume=not arguments.fresh)
     if not leads:
         return 0
-    told = {"cases": len(training), "validation_cases": len(validation), "patients": len(training.patients)}
+    told = {"cases": len(training), "validation_cases": len(validation), "patients": len(training.patients), **arguments.told()}
     info = save_model(result, path, training=told, description=arguments.description, licence=arguments.licence)
     best = f", validation Dice {result.best.best_dice:.3f} at threshold {result.threshold:g}" if result.best else ""
     arguments.say(f"{info.name}: {result.config.what}, {result.trainable:,} numbers, {result.steps} steps{best}\n{path}")

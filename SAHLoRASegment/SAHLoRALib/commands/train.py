@@ -90,8 +90,9 @@ def _cross_validated(arguments: Arguments, config: TrainingConfig, base: ModelIn
             more=1, group=group,
         )  # fmt: skip
         info = train_final(
-            config, cohort, usable, validated, output, target, events, description=arguments.description, licence=arguments.licence, group=group
-        )
+            config, cohort, usable, validated, output, target, events, description=arguments.description, licence=arguments.licence,
+            told=arguments.told(), group=group,
+        )  # fmt: skip
         if not group.leads:
             return 0
     report = write_training_report(output, info, base, usable, validated)
