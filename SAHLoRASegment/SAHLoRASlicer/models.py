@@ -1,24 +1,20 @@
-"""The models at hand, read without torch, so that the list is there before anything is installed. `SAHLoRALib.catalogue` is the whole of it.
+"""The models at hand as cards for a panel, read without torch, so that the list is there before anything is installed.
 
-Only the headers of the weight files are read: safetensors begins with the length of its header (8 bytes, little endian) and the header as JSON.
+Folders and headers are read by `SAHLoRALib.model_folders`; `SAHLoRALib.catalogue`, which needs torch, is the whole of it.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from SAHLoRALib.errors import DAMAGED, ModelError, OutputError
+from SAHLoRALib.files import replacing
 from SAHLoRALib.measured import headline
-
-SUFFIX = ".safetensors"
-_LONGEST_HEADER = 100_000_000
-_ORDER = ("base", "finetuned", "adapter")
+from SAHLoRALib.model_folders import KINDS, model_files, model_folders, model_name, read_header, user_folder
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ class ModelCard:
 
     @property
     def name(self) -> str:
-        return self.path.name.removesuffix(SUFFIX)
+        return model_name(self.path)
 
     def in_words(self) -> str:
         """A line: what it is, what it was trained on, what was measured."""
@@ -62,36 +58,10 @@ class ModelCard:
         return f"Dice {found[0]:.2f} {found[1]}".strip() if found else "not measured"
 
 
-def model_folders() -> list[Path]:
-    """The bundled models' folders that exist, then the user's; as in `SAHLoRALib.catalogue`, which needs torch."""
-    packages = Path(__file__).resolve().parents[1]
-    bundled = [packages / "Resources" / "Models", packages.parent / "Resources" / "Models"]
-    return [*(folder for folder in bundled if folder.is_dir()), user_folder()]
-
-
-def user_folder(environment: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
-    """Where a user's own models lie; need not exist yet."""
-    if chosen := environment.get("SAHLORA_MODELS"):
-        return Path(chosen).expanduser()
-    if platform == "win32":
-        data = Path(environment.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif platform == "darwin":
-        data = Path.home() / "Library" / "Application Support"
-    else:
-        data = Path(environment.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-    return data / "SAHLoRA" / "models"
-
-
 def read_card(path: Path) -> ModelCard:
     """The card of one file; with a problem in words where it cannot be used."""
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= min(_LONGEST_HEADER, path.stat().st_size):
-                raise ValueError("no header")
-            header = json.loads(json.loads(file.read(length))["__metadata__"]["sahlora"])
-        if header["kind"] not in _ORDER:
-            raise ValueError(f"kind {header['kind']!r}")
+        header = read_header(path)
         return ModelCard(
             path=path,
             kind=header["kind"],
@@ -106,24 +76,23 @@ def read_card(path: Path) -> ModelCard:
             training=dict(header.get("training") or {}),
             metrics=dict(header.get("metrics") or {}),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        return ModelCard(path, problem=f"{path.name} is not a weight file of SAHLoRA, or it is damaged ({type(error).__name__}).")
+    except ModelError as error:
+        return ModelCard(path, problem=str(error))
+    except DAMAGED as error:
+        return ModelCard(path, problem=f"{path.name} is not a weight file of SAHLoRA, or it is damaged ({type(error).__name__}); copy it again.")
 
 
 def list_models(folders: Sequence[Path] | None = None) -> tuple[list[ModelCard], list[str]]:
     """Usable models (bases, fine-tuned networks, adapters, by name), and a sentence for each file that is not."""
     found: dict[str, ModelCard] = {}
     problems = []
-    for folder in model_folders() if folders is None else folders:
-        for path in sorted(folder.glob(f"*{SUFFIX}")) if folder.is_dir() else []:
-            if path.name.startswith("."):
-                continue
-            card = read_card(path)
-            if card.problem:
-                problems.append(card.problem)
-            else:
-                found.setdefault(card.name, card)
-    return sorted(found.values(), key=lambda card: (_ORDER.index(card.kind), card.name.lower())), problems
+    for path in model_files(model_folders() if folders is None else folders):
+        card = read_card(path)
+        if card.problem:
+            problems.append(card.problem)
+        else:
+            found.setdefault(card.name, card)
+    return sorted(found.values(), key=lambda card: (KINDS.index(card.kind), card.name.lower())), problems
 
 
 def import_model(path: Path, folder: Path | None = None) -> ModelCard:
@@ -137,7 +106,9 @@ def import_model(path: Path, folder: Path | None = None) -> ModelCard:
     if target.exists() and target.resolve() != path.resolve() and read_card(target).digest != card.digest:
         raise ValueError(f"Another model with the name {card.name} is in {folder} already; rename the file and import it again.")
     if not target.exists():
-        partial = folder / f".{path.name}"
-        shutil.copyfile(path, partial)
-        os.replace(partial, target)
+        try:
+            with replacing(target) as partial:
+                shutil.copyfile(path, partial)
+        except OutputError as error:
+            raise ValueError(str(error)) from error
     return read_card(target)
