@@ -67,11 +67,30 @@ class BackgroundJob:
         self._result: dict[str, Any] | None = None
         self._error = ""
         self._last: list[str] = []
-        self.cancelled = self._over = False
+        self.cancelled = self._over = self._preparing = False
 
     @property
     def running(self) -> bool:
-        return self._process is not None and not self._over
+        return (self._preparing or self._process is not None) and not self._over
+
+    def prepare(self, step: Callable[[], bool], job: Callable[[], Mapping[str, Any]]) -> None:
+        """Call `step` once per turn of the event loop until it returns False, then start on what `job` gives; a cancel is heard in between."""
+        self._preparing = True
+        self._after(0, lambda: self._prepare(step, job))
+
+    def _prepare(self, step: Callable[[], bool], job: Callable[[], Mapping[str, Any]]) -> None:
+        if self._over:
+            return
+        if self.cancelled:
+            self._finish(Outcome("cancelled"))
+            return
+        try:
+            if step():
+                self._after(0, lambda: self._prepare(step, job))
+            else:
+                self.start(job())
+        except Exception as error:  # nobody is above an event loop's turn to hear it
+            self._finish(Outcome("failed", None, f"The run could not be started: {error}"))
 
     def start(self, job: Mapping[str, Any]) -> None:
         """job: {"command": "segment", "inputs": […], …}, as ``--job`` takes it."""
@@ -99,13 +118,8 @@ class BackgroundJob:
         self.cancelled = True
         with contextlib.suppress(OSError):
             (self.folder / "cancel").touch()
-        later = self._later
-        if later is None:
-            import qt
-
-            later = qt.QTimer.singleShot
-        later(TERMINATE_AFTER + round(1000 * self._patience), self._terminate)
-        later(KILL_AFTER + round(1000 * self._patience), self._kill)
+        self._after(TERMINATE_AFTER + round(1000 * self._patience), self._terminate)
+        self._after(KILL_AFTER + round(1000 * self._patience), self._kill)
 
     def abandon(self) -> None:
         """End everything at once and tell nobody: Slicer closes, or the module is reloaded."""
@@ -113,8 +127,17 @@ class BackgroundJob:
         if self.running:
             self._over = True
             self._kill(always=True)
-            self._process.waitForFinished(1000)
+            if self._process is not None:
+                self._process.waitForFinished(1000)
         self._clean()
+
+    def _after(self, milliseconds: int, call: Callable[[], None]) -> None:
+        if self._later is not None:
+            self._later(milliseconds, call)
+            return
+        import qt
+
+        qt.QTimer.singleShot(milliseconds, call)
 
     def _new_process(self) -> Any:
         if self._make_process is not None:
@@ -193,7 +216,7 @@ class BackgroundJob:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _terminate(self) -> None:
-        if self.running and not end_processes(self.pid, gently=True):
+        if self.running and self._process is not None and not end_processes(self.pid, gently=True):
             self._process.terminate()
 
     def _kill(self, always: bool = False) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,20 +88,47 @@ class SegmentRun:
         self.errors: dict[int, str] = {}
         self._settings, self._segmentation = settings, segmentation
         self._on_finished = on_finished
-        self._own_grid: list[bool] = []
+        self._own_grid: dict[int, bool] = {}
         self._scene_left = False
         self.job = make_job(on_event, self._finished)
 
     def start(self) -> None:
-        """Write the volumes and start; raises what writing raises, the folder gone again."""
+        """Write the first volume, then one more per turn of the event loop, so that the window stays free; then start.
+
+        Raises what writing the first raises, the folder gone again; a later one that cannot be written is an entry of `errors`.
+        """
         try:
-            for n, scan in enumerate(self.scans):
-                # Names of nodes may come from DICOM headers; files are numbered instead.
-                self._own_grid.append(volumes.write_volume(scan, self._file(n)))
-            self.job.start(self._settings.job([self._file(n) for n in range(len(self.scans))], self._output))
+            self._write(0)
+            waiting = iter(range(1, len(self.scans)))
+            if len(self.scans) == 1:
+                self.job.start(self._job())
+            else:
+                self.job.prepare(lambda: self._write_next(waiting), self._job)
         except Exception:
             self.job.abandon()
             raise
+
+    def _write(self, n: int) -> None:
+        # Names of nodes may come from DICOM headers; files are numbered instead.
+        self._own_grid[n] = volumes.write_volume(self.scans[n], self._file(n))
+
+    def _write_next(self, waiting: Iterator[int]) -> bool:
+        """Write one; False when none was left."""
+        import slicer
+
+        n = next(waiting, None)
+        if n is None:
+            return False
+        try:
+            if not slicer.mrmlScene.IsNodePresent(self.scans[n]):
+                raise LookupError("The volume was removed from the scene meanwhile.")
+            self._write(n)
+        except Exception as error:  # one volume that cannot be written must not take the others with it
+            self.errors[n] = str(error)
+        return True
+
+    def _job(self) -> dict[str, Any]:
+        return self._settings.job([self._file(n) for n in sorted(self._own_grid)], self._output)
 
     def leave_scene(self) -> None:
         """The scene closes: what comes back belongs nowhere any more."""

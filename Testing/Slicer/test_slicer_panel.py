@@ -309,6 +309,28 @@ def test_batch_goes_on_after_a_bad_volume_and_fills_its_rows(ready: Any, sample:
     assert len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")) == 1
 
 
+def test_volumes_are_written_one_per_turn_and_a_cancel_between_ends_it(scene: Any, sample: Any) -> None:
+    from SAHLoRASlicer.runs import SegmentRun, SegmentSettings
+
+    process, later, outcomes = FakeProcess(), [], []
+
+    def make_job(on_event: Any, on_finished: Any) -> Any:
+        job = fake_job(process, later)
+        job._on_finished = on_finished
+        return job
+
+    run = SegmentRun([sample] * 3, SegmentSettings(), lambda event: None, outcomes.append, make_job=make_job)
+    run.start()
+    written = lambda: len(list(run.job.folder.glob("scan_*.nrrd")))  # noqa: E731
+    assert written() == 1 and run.job.running and "start" not in process.asked
+    later.pop(0)[1]()
+    assert written() == 2 and run.job.running
+    run.job.cancel()
+    later.pop(0)[1]()
+    assert [outcome.state for outcome in outcomes] == ["cancelled"] and "start" not in process.asked
+    assert not run.job.folder.exists() and not run.job.running
+
+
 def test_folder_of_studies_ends_with_a_csv(ready: Any, sample: Any, tmp_path: Path) -> None:
     from SAHLoRASlicer.samples import sample_file
 
