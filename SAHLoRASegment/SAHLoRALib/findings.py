@@ -1,4 +1,4 @@
-"""What there is in a mask: pieces with their true volumes, slices, extent; and the removal of specks."""
+"""What there is in a mask: pieces with their true volumes, slices, extent; and the removal of specks and of the vault's edge."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from .ct import CTVolume
+from .skull import BONE_HU
 from .slices import slice_areas_cm2
+
+#: HU below which a voxel is air or fat: outside the skull.
+OUTSIDE_HU = -200.0
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,32 @@ def remove_specks(mask: np.ndarray, ct: CTVolume, smallest_ml: float) -> tuple[n
         first = box[0].start + extent.start + 1
         pieces.append(Component(float(ml[n]), (first, first + extent.stop - extent.start - 1), (float(lps[0]), float(lps[1]), float(lps[2]))))
     return result, tuple(sorted(pieces, key=lambda piece: -piece.ml))
+
+
+def remove_vault_edge(mask: np.ndarray, ct: CTVolume) -> np.ndarray:
+    """The mask (slices, rows, columns) without pieces of which at least half lies right below bone or air of the next slice up.
+
+    Where a thick slice cuts the vault at a slant, bone shares its voxels with brain and fluid, which is then as bright as blood. A haemorrhage under
+    the vault reaches down beside its steep part, so that most of it has brain or blood above. Ours; found on the one real scan at hand.
+    """
+    from scipy import ndimage
+
+    box = bounding_box(mask)
+    if box is None:
+        return mask
+    labels, count = ndimage.label(mask[box], np.ones((3, 3, 3)))
+    voxels, covered = np.zeros(count + 1), np.zeros(count + 1)
+    for k, plane in enumerate(labels, start=box[0].start):
+        held = plane > 0
+        voxels += np.bincount(plane[held], minlength=count + 1)
+        if k + 1 < len(mask):
+            above = ct.hu[k + 1, box[1], box[2]]
+            covered += np.bincount(plane[held & ((above > BONE_HU) | (above < OUTSIDE_HU))], minlength=count + 1)
+    keep = covered < 0.5 * voxels
+    keep[0] = False
+    result = np.zeros_like(mask)
+    result[box] = keep[labels]
+    return result
 
 
 def slice_findings(mask: np.ndarray, ct: CTVolume) -> tuple[SliceFinding, ...]:

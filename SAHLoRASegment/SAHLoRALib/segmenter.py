@@ -148,7 +148,7 @@ class Segmenter:
 
     def segment(self, ct: CTVolume, events: Events | None = None, keep_probability: bool = False) -> Segmentation:
         """Segment one scan. Raises Cancelled between chunks, ConfigError where the device's memory does not suffice for one slice."""
-        from .findings import remove_specks
+        from .findings import remove_specks, remove_vault_edge
         from .slices import head_window, intracranial, volume_ml
 
         start = time.monotonic()
@@ -178,7 +178,7 @@ class Segmenter:
             done += len(chunk)
             events.check_cancel()
         del inside
-        mask, pieces = remove_specks(mask, ct, self.config.smallest_ml)
+        mask, pieces = remove_specks(remove_vault_edge(mask, ct), ct, self.config.smallest_ml)
         events.progress("Segmenting", 1.0, 1.0)
         report = self._report(ct, mask, pieces, volume_ml(mask, ct), tuple(warnings), time.monotonic() - start)
         return Segmentation(mask, probability, report)

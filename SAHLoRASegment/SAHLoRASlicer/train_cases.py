@@ -16,6 +16,7 @@ from SAHLoRALib.errors import CaseError, SAHLoRAError
 from . import case_nodes, cases
 
 COLUMNS = ("Case", "Patient", "Slices", "Spacing", "mL", "State")
+PATIENT = COLUMNS.index("Patient")
 _STATE = COLUMNS.index("State")
 #: Milliseconds between the checks of two cases.
 _PAUSE = 10
@@ -51,6 +52,8 @@ class CasesTable:
         table.setAcceptDrops(True)
         table.viewport().setAcceptDrops(True)
         table.viewport().installEventFilter(self.drop)
+        self._filling = False
+        table.connect("itemChanged(QTableWidgetItem*)", self._on_edited)
 
     # --- showing
 
@@ -73,14 +76,18 @@ class CasesTable:
         except SAHLoRAError as error:
             self.report = CaseFolderReport(())
             self._told(str(error), True)
+        self._filling = True
         self._table.setRowCount(len(self.report.rows))
         for n, row in enumerate(self.report.rows):
             ml = "" if row.ml is None else f"{row.ml:.2f}"
             note = " ".join((row.state, *row.notes))
             for column, text in enumerate((row.case, row.patient, "" if row.slices is None else str(row.slices), row.spacing, ml, row.state)):
                 item = self._qt.QTableWidgetItem(text)
-                item.setToolTip(note)
+                item.setToolTip(f"{note} Double-click to give another patient." if column == PATIENT else note)
+                if column != PATIENT:
+                    item.setFlags(item.flags() & ~self._qt.Qt.ItemIsEditable)
                 self._table.setItem(n, column, item)
+        self._filling = False
         for column in range(_STATE):
             self._table.resizeColumnToContents(column)
         self.select(selected)
@@ -159,6 +166,18 @@ class CasesTable:
                 cases.remove_case(case)
                 done += 1
         return done, problems
+
+    def _on_edited(self, item: Any) -> None:
+        """The user gave another patient; the cell shows afterwards what the table on disk says."""
+        if self._filling or self.paused or item.column() != PATIENT:
+            return
+        name, patient = self._table.item(item.row(), 0).text(), item.text().strip()
+        try:
+            self._need_folder().edit(name, patient=patient)
+        except (SAHLoRAError, OSError) as error:
+            self._told(str(error), True)
+        # Not from within the editing: the items would be exchanged under Qt's hands.
+        self._later(0, self.refresh)
 
     def add_table(self, path: Path) -> int:
         """Add all cases of a CSV file or a folder; the files stay where they are. Returns how many. Raises SAHLoRAError."""

@@ -12,7 +12,7 @@ from . import case_nodes, cases, dependencies, train_samples, volumes
 from .curves import Curves
 from .job import Outcome, python_program
 from .panel import ProgressLine
-from .train_cases import CasesTable
+from .train_cases import PATIENT, CasesTable
 from .train_outcome import OutcomePanel
 from .train_panel import PlanPanel, data_folder
 from .train_plan import FINISHED, TrainingPlan, load
@@ -44,7 +44,8 @@ class TrainPanel:
         ):  # fmt: skip
             getattr(ui, name).connect("clicked(bool)", _guarded(slot, self.tell))
         ui.casesTable.connect("itemSelectionChanged()", self.refresh)
-        ui.casesTable.connect("cellDoubleClicked(int,int)", _guarded(self.open_case, self.tell))
+        opens = _guarded(self.open_case, self.tell)
+        ui.casesTable.connect("cellDoubleClicked(int,int)", lambda row, column: None if column == PATIENT else opens())
         ui.caseFolderEdit.connect("currentPathChanged(QString)", self._on_case_folder)
         ui.segmentSelector.connect("currentSegmentChanged(QString)", self.refresh)
         ui.segmentSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.refresh)

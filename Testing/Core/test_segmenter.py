@@ -14,7 +14,7 @@ from SAHLoRALib.catalogue import Catalogue
 from SAHLoRALib.ct import CTVolume, ct_from_image, read_ct, write_segmentation
 from SAHLoRALib.errors import Cancelled, ConfigError, ModelError
 from SAHLoRALib.events import Events
-from SAHLoRALib.findings import bounding_box, extent_mm, remove_specks, slice_findings
+from SAHLoRALib.findings import bounding_box, extent_mm, remove_specks, remove_vault_edge, slice_findings
 from SAHLoRALib.network import MultiViewUnet
 from SAHLoRALib.segmenter import SegmentConfig, Segmenter, choose_models
 from SAHLoRALib.slices import intracranial, volume_ml
@@ -125,6 +125,21 @@ def test_with_flips_a_mirrored_scan_gives_the_mirrored_result(base: ModelInfo) -
         return float(np.abs(a.astype(float) - b[:, :, ::-1])[both].max())
 
     assert difference(flips=True) < 2e-3 < 0.3 < difference(flips=False)
+
+
+def test_a_rim_below_the_slanted_vault_goes_and_blood_that_reaches_down_beside_it_stays() -> None:
+    ct = ct_from_image(image(head()))
+    bone = ct.hu > 250
+    under = np.zeros(ct.shape, bool)
+    under[:-1] = bone[1:] & ~bone[:-1] & (ct.hu[:-1] > 0)
+    under[: ct.shape[0] // 2] = False
+    assert under.any() and not remove_vault_edge(under, ct).any()
+    column = np.nonzero(under)[1:]
+    reaching = under.copy()
+    top = int(np.nonzero(under)[0].min())
+    reaching[top - 6 : top, column[0], column[1]] = True
+    reaching &= ~bone
+    assert remove_vault_edge(reaching, ct)[top].any() and not remove_vault_edge(np.zeros_like(under), ct).any()
 
 
 def test_nothing_is_drawn_outside_the_skull(base: ModelInfo) -> None:

@@ -264,7 +264,12 @@ def test_wrong_settings_are_told_in_a_sentence(settings: dict[str, Any], told: s
 
 @pytest.mark.parametrize(
     ("name", "text", "told"),
-    [("s.yaml", "a: [", "is not YAML"), ("s.json", "{", "neither YAML nor JSON"), ("s.yaml", "- a", "settings by name"), ("no.yaml", None, "cannot be read")],
+    [
+        ("s.yaml", "a: [", "is not YAML"),
+        ("s.json", "{", "neither YAML nor JSON"),
+        ("s.yaml", "- a", "settings by name"),
+        ("no.yaml", None, "cannot be read"),
+    ],
 )
 def test_study_file_that_cannot_be_used_is_told(name: str, text: str | None, told: str, tmp_path: Path) -> None:
     if text is not None:

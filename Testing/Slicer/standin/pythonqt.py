@@ -42,6 +42,9 @@ PLAIN_CORE = ["QProcessEnvironment", "QUrl", "QSettings", "QSize", "Qt", "QFile"
 PLAIN_GUI = ["QIcon", "QDesktopServices", "QPixmap", "QColor", "QPainter", "QFont"]
 PLAIN_WIDGETS = ["QTableWidgetItem", "QSizePolicy", "QApplication", "QStyleFactory"]
 
+#: Properties that Qt reads through a virtual method: PySide6 takes a Python property of that name for an override, and recursion is endless.
+VIRTUAL = ("sizeHint", "minimumSizeHint")
+
 _get, _set = QtCore.QObject.property, QtCore.QObject.setProperty
 made: dict[str, type] = {}
 kept: list[Any] = []
@@ -165,7 +168,7 @@ def adapt(base: type) -> type:
     for n in range(meta.propertyCount()):
         name = meta.property(n).name()
         own = isinstance(getattr(base, name, None), QtCore.Property)  # written in Python: an attribute already
-        if name not in ("parent", "objectName", "singleShot") and not own:
+        if name not in ("parent", "objectName", "singleShot", *VIRTUAL) and not own:
             members[name] = _property(name)
     members["name"] = members["objectName"] = property(lambda self: _get(self, "objectName"), lambda self, value: _set(self, "objectName", value))
     made[base.__name__] = type(base.__name__, (base,), members)

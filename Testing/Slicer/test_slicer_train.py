@@ -1,0 +1,197 @@
+"""SAHLoRA Train, as a user goes, on slicer-core and the stand-in for Qt."""
+
+from __future__ import annotations
+
+import time
+import unittest
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import slicer
+import slicer.util
+
+TRAIN = Path(__file__).resolve().parents[2] / "SAHLoRATrain" / "SAHLoRATrain.py"
+
+
+def wait(condition: Callable[[], Any], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing came"
+        slicer.app.processEvents()
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="session")
+def train_module(module: Any) -> Any:
+    from standin import application
+
+    return application.load_module(TRAIN)
+
+
+@pytest.fixture
+def train(train_module: Any, scene: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The panel, its cases and trainings in an empty folder."""
+    from SAHLoRASlicer import train_outcome, train_widget
+    from standin import application
+
+    for room in (train_widget, train_outcome):
+        monkeypatch.setattr(room, "data_folder", lambda: tmp_path)
+    widget = application.make_widget(train_module)
+    widget._parameterNode.caseFolder = str(tmp_path / "cases")
+    widget._parameterNode.outputFolder = str(tmp_path / "trainings" / "mine")
+    widget.initializeParameterNode()
+    yield widget
+    widget.cleanup()
+
+
+def head(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(slices, rows, columns) HU of a skull with brain, and the mask of a bleed in it."""
+    k, j, i = np.ogrid[0:8, 0:48, 0:48]
+    r = np.hypot(j - 24, i - 24)
+    hu = np.where(r < 20, np.where(r < 17, 32, 1000), -1000) + np.zeros((8, 48, 48))
+    hu = (hu + np.random.default_rng(seed).normal(0, 3, hu.shape)).astype(np.int16)
+    mask = (np.hypot(j - 20 - seed % 5, i - 26) < 5) & (k >= 2) & (k < 6)
+    hu[mask] = 65
+    return hu, mask.astype(np.uint8)
+
+
+def scene_case(seed: int) -> tuple[Any, Any, str]:
+    from SAHLoRASlicer import segmentations, volumes
+
+    hu, mask = head(seed)
+    volume = volumes.volume_from_array(hu, np.diag([-4.0, -4.0, 5.0, 1.0]), f"CT {seed}")
+    return volume, *segmentations.add_segment(mask, volume)
+
+
+def add(train: Any, count: int) -> None:
+    for seed in range(count):
+        train.panel.cases.add_node(*scene_case(seed), f"patient-{seed}")
+    wait(lambda: not train.panel.cases.report.unchecked)
+
+
+def test_empty_panel_says_why_nothing_can_be_trained(train: Any) -> None:
+    assert not train.ui.trainButton.enabled and "There are no cases yet" in train.ui.trainButton.toolTip
+    assert not train.ui.resumeButton.enabled and not train.ui.useButton.enabled
+    assert "Select a head CT" in train.ui.addSceneButton.toolTip
+
+
+def test_case_from_the_scene_is_stored_checked_opened_and_corrected(train: Any) -> None:
+    volume, segmentation, segment = scene_case(1)
+    train._parameterNode.volume = volume
+    train.ui.segmentSelector.setCurrentNode(segmentation)
+    train.ui.segmentSelector.setCurrentSegmentID(segment)
+    train.panel.refresh()
+    assert train.ui.addSceneButton.enabled, train.ui.addSceneButton.toolTip
+    train.ui.addSceneButton.click()
+    wait(lambda: train.panel.cases.report.rows and not train.panel.cases.report.unchecked)
+    row = train.panel.cases.report.rows[0]
+    assert (row.patient, row.slices, row.state) == ("patient-001", 8, "good") and row.ml > 1
+    assert "1 case" in train.ui.totalsLabel.text and "one case only" in train.ui.trainButton.toolTip
+    train.ui.openButton.click()
+    opened = train.panel.cases.find_open(row.case)
+    assert opened is not None and train.ui.keepButton.enabled
+    array = np.zeros(slicer.util.arrayFromVolume(opened.volume).shape, np.uint8)
+    array[3, 10:20, 10:20] = 1
+    slicer.util.updateSegmentBinaryLabelmapFromArray(array, opened.segmentation, opened.segment, opened.volume)
+    train.ui.keepButton.click()
+    wait(lambda: not train.panel.cases.report.unchecked)
+    assert train.panel.cases.report.rows[0].ml == pytest.approx(100 * 0.08), train.ui.logText.plainText
+    train.ui.removeButton.click()
+    assert train.panel.cases.report.rows == () and not list(Path(train._parameterNode.caseFolder).glob("case-*"))
+
+
+def test_empty_segmentation_is_told_in_one_sentence_and_not_stored(train: Any) -> None:
+    volume, segmentation, segment = scene_case(1)
+    slicer.util.updateSegmentBinaryLabelmapFromArray(np.zeros((8, 48, 48), np.uint8), segmentation, segment, volume)
+    train.panel.cases.add_node(volume, segmentation, segment, "p")
+    wait(lambda: not train.panel.cases.report.unchecked)
+    assert "empty" in train.panel.cases.report.rows[0].state and not train.ui.trainButton.enabled
+
+
+def test_two_scans_of_one_patient_are_told_in_the_patient_cell(train: Any) -> None:
+    from SAHLoRASlicer.train_cases import PATIENT
+
+    add(train, 2)
+    train.ui.casesTable.item(1, PATIENT).setText("patient-0")
+    wait(lambda: train.panel.cases.patients() == ["patient-0"])
+    assert [row.patient for row in train.panel.cases.folder.rows()] == ["patient-0", "patient-0"]
+    train.ui.casesTable.item(1, PATIENT).setText(" ")
+    wait(lambda: train.ui.casesTable.item(1, PATIENT).text() == "patient-0")
+    assert "patient" in train.ui.logText.plainText
+
+
+def test_more_folds_than_patients_disables_training_and_says_so(train: Any) -> None:
+    add(train, 4)
+    train._parameterNode.folds = 9
+    assert "9 folds need at least 9 patients" in train.ui.trainButton.toolTip
+
+
+def test_method_says_what_it_is_and_how_many_numbers_learn(train: Any) -> None:
+    box = train.ui.methodComboBox
+    box.setCurrentIndex(box.findData("conv-lora"))
+    assert train._parameterNode.method == "conv-lora" and train._parameterNode.learningRate == pytest.approx(1e-3)
+    before = train.ui.sizeLabel.text
+    train.ui.rankSpinBox.value = 16
+    assert "numbers learn" in before and train.ui.sizeLabel.text != before
+    train.ui.headCheckBox.checked = False
+    assert "head" not in train._parameterNode.modules
+    assert "--adapter.rank=16" in train.ui.commandText.plainText
+
+
+def test_blood_window_and_case_are_set_in_the_segment_editor(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import types
+
+    asked: dict[str, Any] = {}
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentEditorNode")
+    names = ("setSegmentationNode", "setSourceVolumeNode", "setCurrentSegmentID")
+    editor = types.SimpleNamespace(
+        mrmlSegmentEditorNode=lambda: node, **{name: lambda value, name=name: asked.update({name: value}) for name in names}
+    )
+    shown = types.SimpleNamespace(self=lambda: types.SimpleNamespace(editor=editor))
+    monkeypatch.setattr(slicer.util, "selectModule", lambda name: asked.update(module=name))
+    monkeypatch.setattr(slicer.modules, "segmenteditor", types.SimpleNamespace(widgetRepresentation=lambda: shown), raising=False)
+    add(train, 1)
+    train.ui.annotateButton.click()
+    opened = train.panel.cases.find_open("case-001")
+    assert asked["module"] == "SegmentEditor" and asked["setSourceVolumeNode"] is opened.volume and asked["setCurrentSegmentID"] == opened.segment
+    assert node.GetSourceVolumeIntensityMask() and tuple(node.GetSourceVolumeIntensityMaskRange()) == (30.0, 100.0)
+
+
+def test_training_cancels_resumes_and_shows_its_results(train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(train, 4)
+    node = train._parameterNode
+    node.folds, node.epochs, node.rank, node.device, node.name = 2, 2, 1, "cpu", "trained-here"
+    assert train.ui.trainButton.enabled, train.ui.trainButton.toolTip
+    train.ui.trainButton.click()
+    assert train.ui.trainButton.text == "Cancel"
+    wait(lambda: train.panel.run.job.pid)
+    train.ui.trainButton.click()
+    wait(lambda: not train.panel.running)
+    assert train.ui.resumeButton.enabled, train.ui.logText.plainText
+    train.ui.resumeButton.click()
+    wait(lambda: not train.panel.running)
+    assert "Finished" in train.ui.statusLabel.text, train.ui.logText.plainText
+    assert train.panel.outcome.results is not None and len(train.panel.outcome.results.patients) == 4
+    assert train.ui.useButton.enabled and train.ui.startComboBox.findData("trained-here") > 0
+    assert len(slicer.util.getNodesByClass("vtkMRMLPlotChartNode")) >= 3
+    train.ui.patientsTable.setCurrentCell(0, 0)
+    train.panel.outcome.show_patient()
+    names = [n.GetName() for n in slicer.util.getNodesByClass("vtkMRMLSegmentationNode")]
+    assert any("prediction" in name for name in names) and any("annotation" in name for name in names)
+    model = train.panel.outcome.model
+    from SAHLoRASlicer import train_run
+
+    written = train_run.export(train.panel.outcome.plan, tmp_path / "for a colleague")
+    assert {"trained-here.safetensors", "report.md"} <= {path.name for path in written}
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda *given, **named: True)
+    train.ui.deleteButton.click()
+    assert not model.exists() and train.panel.outcome.plan is None
+
+
+def test_modules_own_test_passes(train_module: Any, scene: Any) -> None:
+    result = unittest.TestResult()
+    unittest.defaultTestLoader.loadTestsFromTestCase(train_module.SAHLoRATrainTest).run(result)
+    assert result.testsRun >= 3 and result.wasSuccessful(), [text for _, text in (*result.errors, *result.failures)]
