@@ -19,18 +19,21 @@ from .tissue import distance_to_point, ragged_ellipsoid, random_voxel
 
 @dataclass
 class Bleeding:
-    """hu, fraction: float32 on the head's grid. kinds: what was painted, for the case's record."""
+    """hu: float32 on the head's grid. fraction: how much of a voxel is blood, 0 to 1, less where it is thinned to the brain's density.
+
+    kinds: what was painted, for the case's record.
+    """
 
     head: Head
     hu: np.ndarray
     fraction: np.ndarray
     kinds: list[str]
 
-    def paint(self, fraction: np.ndarray, value: np.ndarray | float, kind: str) -> None:
-        """Mix `fraction` of blood of `value` HU into the tissue."""
+    def paint(self, fraction: np.ndarray, value: np.ndarray | float, kind: str, thinned: bool = False) -> None:
+        """Mix `fraction` of blood of `value` HU into the tissue. thinned: by CSF, so that a lower value is less blood."""
         fraction = fraction.astype(np.float32)
         self.hu += fraction * (value - self.hu)
-        np.maximum(self.fraction, fraction, out=self.fraction)
+        np.maximum(self.fraction, fraction * np.clip((value - 30) / 16, 0, 1) if thinned else fraction, out=self.fraction)
         if kind not in self.kinds:
             self.kinds.append(kind)
 
@@ -218,10 +221,10 @@ def _blood_in_csf(b: Bleeding, where: np.ndarray, reach: np.ndarray, rng: Rng, k
     swelling = rng.uniform(0.0, 1.5) * np.clip(0.4 + amount, 0, 1)
     room = b.head.inside & (b.head.depth > 0.7) & (distance_to(where & (amount > -width), 3.0) <= swelling)
     fraction = np.where(where | room, smoothstep(amount, -width / 2, width / 2), 0.0)
-    dense = rng.uniform(48, 72)
-    dilution = np.clip(rng.uniform(0.6, 0.95) + 0.8 * np.clip(amount, 0, 1), 0.5, 1.0)
+    dense = rng.uniform(50, 74)
+    dilution = np.clip(rng.uniform(0.72, 1.0) + 0.8 * np.clip(amount, 0, 1), 0.6, 1.0)
     value = 10.0 + (dense - 10.0) * dilution + 2.5 * smooth_noise(b.hu.shape, 6, rng)
-    b.paint(fraction, value.astype(np.float32), kind)
+    b.paint(fraction, value.astype(np.float32), kind, thinned=True)
 
 
 def ventricular(b: Bleeding, rng: Rng) -> None:

@@ -14,8 +14,10 @@ from ..errors import ConfigError
 from ..volume import CTVolume, Storage
 from .fields import Rng
 
-#: What an annotator outlines lies between these HU (before noise): brighter than white matter, and not the bone that blood shares a voxel with.
-VISIBLE_HU = (35.0, 160.0)
+#: What an annotator outlines lies between these HU (before noise): brighter than cortex, and not the bone that blood shares a voxel with.
+VISIBLE_HU = (40.0, 160.0)
+#: A collection that is nearly all blood is outlined by its shape down to this HU, as dense as brain (blood of mixed age).
+COLLECTION_HU, COLLECTION = 34.0, 0.8
 #: Smaller spots in a slice are not outlined, mm².
 SMALLEST_SPOT_MM2 = 8.0
 
@@ -63,7 +65,7 @@ class ScannerConfig:
 def draw_scanner(rng: Rng, matrix: int = 512, slices: int | None = None, site: str = "A") -> ScannerConfig:
     """A scanner of site A (the trauma hospital) or B (the second hospital: thinner slices, other kernel, noise and calibration)."""
     second = site == "B"
-    thickness = float(rng.choice([1.0, 2.0, 3.0, 5.0], p=[0.1, 0.25, 0.35, 0.3] if second else [0.05, 0.1, 0.15, 0.7]))
+    thickness = float(rng.choice([1.0, 2.0, 3.0, 5.0, 7.0], p=[0.1, 0.25, 0.3, 0.25, 0.1] if second else [0.05, 0.1, 0.15, 0.55, 0.15]))
     covered = rng.uniform(138, 155)
     count = slices or max(12, int(covered / max(thickness, 2.0)))
     step = covered / count
@@ -176,7 +178,8 @@ def _outlined(planes: np.ndarray, blood: np.ndarray, pixel: float) -> np.ndarray
     """
     mask = np.zeros(planes.shape, bool)
     for k in np.nonzero((blood > 0.3).any(axis=(1, 2)))[0]:
-        seen = (blood[k] >= 0.4) & (planes[k] > VISIBLE_HU[0]) & (planes[k] < VISIBLE_HU[1])
+        bright = (planes[k] > VISIBLE_HU[0]) | ((planes[k] > COLLECTION_HU) & (blood[k] >= COLLECTION))
+        seen = (blood[k] >= 0.4) & bright & (planes[k] < VISIBLE_HU[1])
         smooth = ndimage.gaussian_filter(seen.astype(np.float32), 0.7 / pixel, truncate=3) > 0.45
         smooth &= (planes[k] < VISIBLE_HU[1]) & (blood[k] > 0.1)
         spots, count = ndimage.label(smooth, structure=np.ones((3, 3), bool))

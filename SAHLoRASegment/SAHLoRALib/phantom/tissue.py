@@ -51,7 +51,7 @@ def ragged_ellipsoid(centre: np.ndarray, radii: np.ndarray, box: tuple[slice, sl
 
 def _tissue_values(head: Head, rng: Rng) -> np.ndarray:
     csf = rng.uniform(4, 12)
-    white, cortex, deep = rng.uniform(26, 31), rng.uniform(34, 40), rng.uniform(34, 39)
+    white, cortex, deep = rng.uniform(25, 30), rng.uniform(33, 39), rng.uniform(33, 38)
     values = np.full(int(head.labels.max()) + 1, -1000.0, np.float32)
     table: list[tuple[tuple[int, ...], float]] = [
         (tuple(range(1, 500)), (white + cortex) / 2),
