@@ -3,10 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-robust test-slow lint bench bench-quick clean
+.PHONY: demo models test test-robust test-slow lint bench bench-quick clean
 
 demo: $(READY)
 	$(BIN)/sahlora demo --output demo
+
+# HEADS=FOLDER of label maps; hours, into build/models; goes on where it was stopped.
+models: export HEADS := $(HEADS)
+models: $(READY)
+	SAHLORA=$(abspath $(BIN))/sahlora sh Resources/Study/make_models.sh
 
 test: $(READY)
 	$(BIN)/python -m pytest

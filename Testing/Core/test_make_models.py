@@ -1,0 +1,65 @@
+"""Resources/Study/make_models.sh: its order, what it skips, and that every flag in it exists; a recorder stands for the hours of training."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from SAHLoRALib.cli import main
+
+SCRIPT = Path(__file__).resolve().parents[2] / "Resources" / "Study" / "make_models.sh"
+#: Writes down how it was called, and makes the model or card that the real command would make.
+RECORDER = """#!/bin/sh
+printf '%s\\t' "$@" >> "$CALLS"; echo >> "$CALLS"
+mkdir -p models
+case $1 in
+card) touch "${2%.safetensors}.md" ;;
+pretrain|train) while [ "$1" != --name ]; do shift; done; touch "models/$2.safetensors" ;;
+esac
+"""
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="the script is for a POSIX shell")
+
+
+def make(folder: Path, heads: str | None) -> tuple[subprocess.CompletedProcess[str], list[list[str]]]:
+    """The script's outcome, and the words of each call of sahlora so far."""
+    recorder, calls = folder / "recorder", folder / "calls"
+    recorder.write_text(RECORDER, encoding="utf-8")
+    recorder.chmod(0o755)
+    world = {k: v for k, v in os.environ.items() if k != "HEADS"} | {"SAHLORA": str(recorder), "CALLS": str(calls), "OUTPUT": str(folder / "out")}
+    done = subprocess.run(["sh", str(SCRIPT)], env=world | ({"HEADS": heads} if heads else {}), capture_output=True, text=True, check=False)
+    lines = calls.read_text(encoding="utf-8").splitlines() if calls.exists() else []
+    return done, [line.rstrip("\t").split("\t") for line in lines]
+
+
+def heads(folder: Path) -> str:
+    (folder / "heads").mkdir()
+    (folder / "heads" / "training_seg_01.nii.gz").touch()
+    return str(folder / "heads")
+
+
+def test_models_are_made_in_order_and_what_is_there_is_not_made_again(tmp_path: Path) -> None:
+    where = heads(tmp_path)
+    done, calls = make(tmp_path, where)
+    assert done.returncode == 0, done.stderr
+    assert [call[0] for call in calls] == ["phantom", "pretrain", "train", "train", "card", "card", "card"]
+    (tmp_path / "out" / "models" / "asah-cp-lora.safetensors").unlink()
+    again = make(tmp_path, where)[1][len(calls) :]
+    assert [call[0] for call in again] == ["phantom", "train"] and "asah-cp-lora" in again[1]
+
+
+@pytest.mark.parametrize("number", range(7))
+def test_every_command_of_the_script_is_understood(number: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With one flag more that does not exist, that flag is all that the parser complains about."""
+    call = make(tmp_path, heads(tmp_path))[1][number]
+    assert main([*call, "--no-such-flag"]) == 2
+    told = capsys.readouterr().err
+    assert "no-such-flag" in told and [word for word in call if word.startswith("--") and word in told.split()] == []
+
+
+def test_without_heads_one_sentence_says_what_to_name(tmp_path: Path) -> None:
+    for given, told in ((None, "HEADS is not set"), (str(tmp_path), "no label map")):
+        done, calls = make(tmp_path, given)
+        assert (done.returncode, calls) == (2, []) and told in done.stderr and len(done.stderr.splitlines()) == 1
