@@ -74,6 +74,7 @@ def run_study(config: StudyConfig, events: Events, executor: Executor | None = N
         for warning in table.warnings:
             events.log(warning, "warning")
         usable = usable_cases(table, events)
+        take_given_folds(config)
         folds = folds_for(config.output / FOLDS, usable.volumes, config.folds, config.training.seed)
         runs = plan_study(config, usable, folds, base)
         choose_reference(config.reference, runs)  # says at once what is not there
@@ -93,6 +94,20 @@ def run_study(config: StudyConfig, events: Events, executor: Executor | None = N
     tables.write(config.output)
     report = write_study_report(config, tables, usable, folds, base, done, failed)
     return StudyResult(tables, report, done, failed, len(before))
+
+
+def take_given_folds(config: StudyConfig) -> None:
+    """Let the study begin with the folds of `folds_file`. Raises CaseError where it cannot be read, ConfigError where the study has other folds."""
+    if config.folds_file is None:
+        return
+    given, own = Folds.read(config.folds_file), config.output / FOLDS
+    if not own.exists():
+        given.write(own)
+        return
+    kept = Folds.read(own).folds
+    moved = sum(kept.get(patient, fold) != fold for patient, fold in given.folds.items())
+    if moved:
+        raise ConfigError(f"{own} has {moved} patients in other folds than {config.folds_file}; take another output folder or leave folds_file out.")
 
 
 def plan_study(config: StudyConfig, usable: Usable, folds: Folds, base: ModelInfo | None) -> list[Run]:

@@ -52,6 +52,9 @@ class StudyConfig:
     """Of every adapter."""
     folds: int = 3
     """Of the cross-validation, by patient."""
+    folds_file: Path | None = None
+    """folds.json that says which patient is in which fold, such as the paper cohort's, which keeps all patients of a head together; without it
+    the folds are stratified by volume."""
     validation: float = 0.2
     """Share of a fold's training patients held out for early stopping and the threshold; 0 for none."""
     reference: str = ""
@@ -128,6 +131,7 @@ class StudyConfig:
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON; `from_dict` reads it."""
         values = asdict(self) | {"training": self.training.as_dict(), "cases": str(self.cases), "output": str(self.output)}
+        values["folds_file"] = str(self.folds_file) if self.folds_file else None
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @classmethod
@@ -139,7 +143,7 @@ class StudyConfig:
             raise ConfigError(f"Unknown study setting {one_line(', '.join(unknown))}; known are {', '.join(sorted(known))}.")
         given = {key: value for key, value in values.items() if value is not None}
         try:
-            for name in ("cases", "output"):
+            for name in ("cases", "output", "folds_file"):
                 if name in given:
                     given[name] = (folder or Path()) / os.path.expanduser(str(given[name]))
             if folder is not None and any(mark in str(given.get("base", "")) for mark in {"/", os.sep}):
