@@ -5,7 +5,7 @@ from pathlib import Path
 import qt
 import slicer
 import vtk
-from SAHLoRASlicer import cases, dependencies, models, samples
+from SAHLoRASlicer import cases, dependencies, forget_packages, models, samples
 from SAHLoRASlicer.logic import SAHLoRASegmentLogic, SAHLoRASegmentParameterNode  # noqa: F401  (names that Slicer's users look for here)
 from SAHLoRASlicer.panel import BatchTable, ModelPicker, ProgressLine
 from SAHLoRASlicer.runs import FolderRun, SegmentSettings
@@ -96,11 +96,8 @@ class SAHLoRASegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onReload(self):
         """Take the packages anew too; a developer's button."""
-        import sys
-
         self.logic.abandon()
-        for name in [name for name in sys.modules if name.split(".")[0] in ("SAHLoRASlicer", "SAHLoRALib")]:
-            del sys.modules[name]
+        forget_packages()
         ScriptedLoadableModuleWidget.onReload(self)
 
     def enter(self):

@@ -10,6 +10,7 @@ if not (Path(__file__).parent / "SAHLoRASlicer").is_dir():
 
 import slicer
 import vtk
+from SAHLoRASlicer import forget_packages
 from SAHLoRASlicer.train_samples import register
 from SAHLoRASlicer.train_selftest import SAHLoRATrainTest  # noqa: F401  (Slicer looks for it here)
 from SAHLoRASlicer.train_widget import TrainPanel
@@ -95,8 +96,7 @@ class SAHLoRATrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onReload(self):
         """Take the packages anew too; a developer's button."""
         self.panel.close()
-        for name in [name for name in sys.modules if name.split(".")[0] in ("SAHLoRASlicer", "SAHLoRALib")]:
-            del sys.modules[name]
+        forget_packages()
         ScriptedLoadableModuleWidget.onReload(self)
 
     def enter(self):

@@ -266,10 +266,10 @@ class CaseFolder:
         return f"case-{n:03}"
 
     def _free_name(self, case: str, table: CaseTable) -> str:
-        from .cases import _NOT_IN_FILE_NAMES
+        from .cases import NOT_IN_FILE_NAMES
 
         name = case.strip()
-        if not re.search(r"\w", name) or _NOT_IN_FILE_NAMES.search(name):
+        if not re.search(r"\w", name) or NOT_IN_FILE_NAMES.search(name):
             raise CaseError(
                 f'{case!r} cannot be the name of a case, since files are named after it; leave out / \\ : * ? " < > | and dots at the ends.'
             )

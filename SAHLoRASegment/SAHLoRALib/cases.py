@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = ("case", "image", "mask", "patient", "site", "segment", "haemorrhage", "series", "split")
 _YES_NO = {"": None, "yes": True, "y": True, "true": True, "1": True, "no": False, "n": False, "false": False, "0": False, "none": False}
-_NOT_IN_FILE_NAMES = re.compile(r'[/\\:*?"<>|\x00-\x1f]|^[. ]|[. ]$')
+NOT_IN_FILE_NAMES = re.compile(r'[/\\:*?"<>|\x00-\x1f]|^[. ]|[. ]$')
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 #: Longer ones no system takes: of a file's name, in UTF-8, and of a whole path.
 _LONGEST_NAME, _LONGEST_PATH = 255, 4000
@@ -288,7 +288,7 @@ def _case_of_row(row: dict[str, str], folder: Path, has_patient: bool) -> Case:
     if not image:
         raise ValueError("no image")
     name = row.get("case", "") or (split_name(Path(image.replace("\\", "/"))) or (Path(image.replace("\\", "/")).name,))[0]
-    if _NOT_IN_FILE_NAMES.search(name):
+    if NOT_IN_FILE_NAMES.search(name):
         raise ValueError(
             f'{one_line(name, 60)!r} cannot be the name of a case, since files are named after it; leave out / \\ : * ? " < > | and dots at the ends'
         )

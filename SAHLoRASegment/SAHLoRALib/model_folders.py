@@ -72,22 +72,6 @@ def model_files(folders: Sequence[Path] | None = None) -> list[Path]:
     return list(seen.values())
 
 
-def find_model(name_or_path: str | Path, folders: Sequence[Path] | None = None) -> Path:
-    """The weight file of a model by its name, or by its path. Raises ModelError where there is none, naming those that there are."""
-    text = os.fspath(name_or_path)
-    if text.endswith(SUFFIX) or any(mark in text for mark in {"/", os.sep}):
-        path = Path(os.path.expanduser(text))
-        if not path.is_file():
-            raise ModelError(f"{path} does not exist.")
-        return path
-    files = model_files(folders)
-    for path in files:
-        if model_name(path) == text:
-            return path
-    known = ", ".join(dict.fromkeys(model_name(path) for path in files))
-    raise ModelError(f"There is no model {text!r}. Known models: {known or 'none'}.")
-
-
 def read_header(path: Path | str) -> dict[str, Any]:
     """What a weight file says about itself: kind, digest, network, adapter, base_digest, base_name, training, metrics … The tensors are not read.
 
