@@ -36,7 +36,7 @@ def test_the_same_folds_are_taken_again_and_others_are_refused(tmp_path: Path) -
 
 
 def test_folds_that_cannot_be_read_are_told(tmp_path: Path) -> None:
-    with pytest.raises(CaseError, match="nowhere.json cannot be read"):
+    with pytest.raises(CaseError, match=r"nowhere\.json cannot be read"):
         take_given_folds(StudyConfig(output=tmp_path, folds_file=tmp_path / "nowhere.json"))
 
 
