@@ -16,6 +16,8 @@ sahlora() { "${SAHLORA:-sahlora}" "$@"; }
 
 sahlora phantom --cohort models --heads "$HEADS" --output . --jobs 2
 
+# A model made anew takes a new card, and a new base new adapters.
+[ -f models/tbi-base.safetensors ] || rm -rf models/*.md models/asah-* runs/asah-*
 [ -f models/tbi-base.safetensors ] || sahlora pretrain tbi-train/cases.csv --validation tbi-validation/cases.csv --name tbi-base \
     --folder models --run runs/tbi-base --licence Apache-2.0 --lesion haemorrhage \
     --description "Multi-view Unet for traumatic intracranial haemorrhage, trained from scratch on synthetic head CT." \
@@ -24,6 +26,7 @@ sahlora phantom --cohort models --heads "$HEADS" --output . --jobs 2
 
 # NAME METHOD RANK DESCRIPTION
 adapt() {
+    [ -f "models/$1.safetensors" ] || rm -f "models/$1.md"
     [ -f "models/$1.safetensors" ] || sahlora train asah-train/cases.csv --validation asah-validation/cases.csv --folds 0 \
         --base models/tbi-base.safetensors --name "$1" --folder models --run "runs/$1" --licence Apache-2.0 --lesion subarachnoid \
         --description "$4" --adapter.method "$2" --adapter.rank "$3" --adapter.norm affine \

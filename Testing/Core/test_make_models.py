@@ -47,7 +47,15 @@ def test_models_are_made_in_order_and_what_is_there_is_not_made_again(tmp_path: 
     assert [call[0] for call in calls] == ["phantom", "pretrain", "train", "train", "card", "card", "card"]
     (tmp_path / "out" / "models" / "asah-cp-lora.safetensors").unlink()
     again = make(tmp_path, where)[1][len(calls) :]
-    assert [call[0] for call in again] == ["phantom", "train"] and "asah-cp-lora" in again[1]
+    assert [call[0] for call in again] == ["phantom", "train", "card"] and all("asah-cp-lora" in " ".join(call) for call in again[1:])
+
+
+def test_a_new_base_takes_new_adapters_and_new_cards(tmp_path: Path) -> None:
+    where = heads(tmp_path)
+    calls = make(tmp_path, where)[1]
+    (tmp_path / "out" / "models" / "tbi-base.safetensors").unlink()
+    again = make(tmp_path, where)[1][len(calls) :]
+    assert [call[0] for call in again] == ["phantom", "pretrain", "train", "train", "card", "card", "card"]
 
 
 @pytest.mark.parametrize("number", range(7))
