@@ -25,6 +25,7 @@ from .batch import Within
 from .case_check import Finding, patient_volumes, require_usable
 from .cases import CaseTable
 from .cohort import Cohort, case_digests
+from .continuation import FOLD_RUNS, FOLDS, RUNS, Continuation
 from .device import choose_compute
 from .errors import CaseError, SAHLoRAError
 from .evaluation import ALL, Evaluation, summarise
@@ -48,8 +49,6 @@ from .training import fit, save_model
 from .training_config import TrainingConfig
 from .weights import ModelInfo, read_info
 
-FOLDS = "folds.json"
-RUNS = "runs"
 #: Rows of a split that is kept for a later, independent test.
 TEST_SPLIT = "test"
 #: So many patients without haemorrhage are worth one for validation.
@@ -109,16 +108,19 @@ def hold_out(volumes: Mapping[str, float], share: float, seed: int) -> tuple[tup
 
 
 def plan_folds(
-    config: TrainingConfig, usable: Usable, folds: Folds, base: ModelInfo | None, *, method: str, rank: int, label: str, validation: float, seed: int
-) -> list[Run]:
-    """A run for each fold. validation: share of a fold's training patients that is held out for early stopping; 0 for none."""
+    config: TrainingConfig, usable: Usable, folds: Folds, base: ModelInfo | None, *, method: str, rank: int, label: str, validation: float, seed: int,
+    starts: Mapping[int, ModelInfo] | None = None,
+) -> list[Run]:  # fmt: skip
+    """A run for each fold. validation: share of a fold's training patients that is held out for early stopping; 0 for none. starts: fold → the
+    adapter that it goes on from.
+    """
     runs = []
     patients = set(usable.volumes)
     for fold in range(folds.count):
         learning, held = hold_out({p: usable.volumes[p] for p in folds.training_patients(fold, patients)}, validation, seed)
         sides = (learning, held, folds.test_patients(fold, patients))
         parts = [tuple(case.case for case in usable.table.of_patients(side)) for side in sides]
-        digest = run_digest(config, base, parts, usable.digests)
+        digest = run_digest(config, base, parts, usable.digests, (starts or {}).get(fold))
         runs.append(Run(method, rank, label, fold, config, parts[0], parts[1], parts[2], digest))
     return runs
 
@@ -144,22 +146,26 @@ def cross_validate(
     resamples: int = RESAMPLES,
     more: int = 0,
     group: Group | None = None,
+    going_on: Continuation | None = None,
 ) -> CrossValidation:
     """Train and predict fold by fold; finished folds are not done again.
 
     output gets folds.json, runs/, predictions/ (out-of-fold masks, named after their cases) and the evaluation's tables. more: trainings that
-    follow, for the progress. Raises ConfigError (more folds than patients), SAHLoRAError, Cancelled.
+    follow, for the progress. going_on: adapters that the folds start from. Raises ConfigError (more folds than patients), SAHLoRAError, Cancelled.
     """
     group = group or Group()
     config = effective(config, cohort.base)
+    starts = going_on.starts if going_on else {}
+    if going_on:
+        going_on.keep_folds(output / FOLDS)
     folds = folds_for(output / FOLDS, usable.volumes, count, seed)
     method, rank, label = method_of(config)
-    runs = plan_folds(config, usable, folds, cohort.base, method=method, rank=rank, label=label, validation=validation, seed=seed)
+    runs = plan_folds(config, usable, folds, cohort.base, method=method, rank=rank, label=label, validation=validation, seed=seed, starts=starts)
     results = []
     with alone(output, group.leads):
         for number, run in enumerate(runs):
             place = (number, len(runs) + more)
-            results.append(execute(run, cohort, output / RUNS, events, place=place, group=group))
+            results.append(execute(run, cohort, output / RUNS, events, place=place, group=group, start=starts.get(number)))
     evaluation = summarise([row for result in results for row in result.rows], edges=edges, resamples=resamples, seed=seed)
     if group.leads:
         evaluation.write(output)
@@ -185,11 +191,12 @@ def train_final(
     licence: str = "Apache-2.0",
     told: Mapping[str, Any] | None = None,
     group: Group | None = None,
+    start: ModelInfo | None = None,
 ) -> ModelInfo:
     """Train on all cases and write the model to `target`; a model that this very training wrote there before is left as it is.
 
     It is trained for as many epochs as the folds needed on average, and takes their median threshold.
-    told: more for the header's training. Raises SAHLoRAError, Cancelled.
+    told: more for the header's training. start: the adapter that is gone on from. Raises SAHLoRAError, Cancelled.
     """
     group = group or Group()
     names = tuple(case.case for case in usable.table)
@@ -198,7 +205,7 @@ def train_final(
     per_epoch = config.steps_per_epoch or max(1, math.ceil(len(cache.positives) / max(1, round(config.batch * config.positive_share))))
     config = replace(config, steps=max(1, round(mean(result.best_epoch for _, result in validated.runs) * per_epoch)))
     measured = header_figures(validated)
-    digest = run_digest(config, cohort.base, (names, (), ()), usable.digests)
+    digest = run_digest(config, cohort.base, (names, (), ()), usable.digests, start)
     method, rank, label = method_of(config)
     run = Run(method, rank, f"{label}, all cases", None, config, names, (), (), digest)
     if (info := _already(target, digest, measured)) is not None:
@@ -208,10 +215,11 @@ def train_final(
     part = Within(events, "Training", before, 1, before + 1, "all cases")
     trained = fit(
         config, cohort.slices(names, config.grid, events), cohort.slices((), config.grid, events), cohort.base, output / RUNS / run.name, part,
-        context={"run": run.label, "method": method, "rank": rank, "fold": None},
+        context={"run": run.label, "method": method, "rank": rank, "fold": None}, start=start,
     )  # fmt: skip
     trained = replace(trained, threshold=median(result.threshold for _, result in validated.runs))
-    about = {"run": digest, "cases": len(names), "patients": len(usable.volumes), "figures": _fingerprint(measured), **(told or {})}
+    folds = [run.digest for run, _ in validated.runs]
+    about = {"run": digest, FOLD_RUNS: folds, "cases": len(names), "patients": len(usable.volumes), "figures": _fingerprint(measured), **(told or {})}
     if group.leads:
         save_model(trained, target, metrics={CROSS_VALIDATION: measured}, training=about, description=description, licence=licence)
     wait_for_all(group, config)

@@ -125,8 +125,10 @@ def effective(config: TrainingConfig, base: ModelInfo | None) -> TrainingConfig:
     return config if config.strategy == "scratch" or base is None else replace(config, network=base.network, grid=base.grid)
 
 
-def run_digest(config: TrainingConfig | None, base: ModelInfo | None, parts: Iterable[Iterable[str]], digests: Mapping[str, str]) -> str:
-    """64 hexadecimal digits over settings, base and the cases of the three parts (training, validation, test)."""
+def run_digest(
+    config: TrainingConfig | None, base: ModelInfo | None, parts: Iterable[Iterable[str]], digests: Mapping[str, str], start: ModelInfo | None = None
+) -> str:
+    """64 hexadecimal digits over settings, base, the adapter that is gone on from, and the cases of the three parts (training, validation, test)."""
     used = None if config is not None and config.strategy == "scratch" else base
     content = {
         "format": FORMAT,
@@ -134,6 +136,8 @@ def run_digest(config: TrainingConfig | None, base: ModelInfo | None, parts: Ite
         "base": used.digest if used else None,
         "parts": [[(name, digests[name]) for name in part] for part in parts],
     }
+    if start is not None:
+        content["start"] = start.digest
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -150,12 +154,13 @@ def finished(run: Run, folder: Path) -> RunResult | None:
 
 
 def execute(
-    run: Run, cohort: Cohort, folder: Path, events: Events, *, place: tuple[int, int] = (0, 1), stage: str = "Training", group: Group | None = None
-) -> RunResult:
+    run: Run, cohort: Cohort, folder: Path, events: Events, *, place: tuple[int, int] = (0, 1), stage: str = "Training", group: Group | None = None,
+    start: ModelInfo | None = None,
+) -> RunResult:  # fmt: skip
     """Do a run, or go on with it; returns its result at once when it is finished already. folder: of all runs.
 
     place: (number, total) of the run among others, for the progress of the whole, which is called `stage`. group: the processes of torchrun, which
-    all call this; test cases are spread over them. Raises SAHLoRAError, Cancelled after a checkpoint.
+    all call this; test cases are spread over them. start: the adapter that training goes on from. Raises SAHLoRAError, Cancelled after a checkpoint.
     """
     group = group or Group()
     done = finished(run, folder)
@@ -180,7 +185,7 @@ def execute(
         _reset_peak_memory()
         context = {"run": run.label, "method": run.method, "rank": run.rank, "fold": run.fold}
         told = _Named(events, stage, number, _TRAINING_SHARE, total, run.title)
-        trained = fit(config, caches[0], caches[1], cohort.base, here, told, context=context)
+        trained = fit(config, caches[0], caches[1], cohort.base, here, told, context=context, start=start)
         if group.leads:
             save_model(trained, here / MODEL, training={"run": run.digest, "cases": len(run.training)})
         wait_for_all(group, config)
@@ -191,12 +196,12 @@ def execute(
             best_epoch=trained.best_step / max(1, trained.history[0]["step"]), stopped_early=trained.stopped_early, threshold=trained.threshold,
             validation=trained.best.as_dict() if trained.best else None, history=trained.history, computing=" ".join(trained.notes),
         )  # fmt: skip
-    start = time.monotonic()
+    began = time.monotonic()
     told = _Named(events, stage, number + _TRAINING_SHARE, 1 - _TRAINING_SHARE, total, run.title)
     rows = _predict(run, cohort, info, here, told, group) if run.test else []
     if group.leads:
         result = replace(
-            result, rows=rows, predict_seconds=round(time.monotonic() - start, 3),
+            result, rows=rows, predict_seconds=round(time.monotonic() - began, 3),
             threshold=info.threshold, date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )  # fmt: skip
         _write_result(here, result)

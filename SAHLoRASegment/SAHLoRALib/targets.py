@@ -26,8 +26,8 @@ def model_target(folder: Path | None, name: str) -> Path:
     return path
 
 
-def check_own(path: Path, config: TrainingConfig, base: ModelInfo | None, *, any_steps: bool = False) -> None:
-    """Raise ConfigError where another training's model lies at `path`: one of other settings, or of another base.
+def check_own(path: Path, config: TrainingConfig, base: ModelInfo | None, *, any_steps: bool = False, start: ModelInfo | None = None) -> None:
+    """Raise ConfigError where another training's model lies at `path`: one of other settings, of another base, or gone on from another adapter.
 
     config: as `fit` runs it, with the base's network and grid. any_steps: the number of steps follows from a cross-validation and may differ.
     """
@@ -41,5 +41,6 @@ def check_own(path: Path, config: TrainingConfig, base: ModelInfo | None, *, any
         raise ConfigError(taken) from error
     if any_steps:
         theirs = replace(theirs, steps=config.steps)
-    if kept.base_digest != (base.digest if base else None) or theirs.identity() != config.identity():
+    before = (kept.training.get("continued_from") or {}).get("digest")
+    if before != (start.digest if start else None) or kept.base_digest != (base.digest if base else None) or theirs.identity() != config.identity():
         raise ConfigError(taken)

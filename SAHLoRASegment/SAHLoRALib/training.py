@@ -34,7 +34,7 @@ from .samples import Readable, SliceCache
 from .strategies import StillBatchNorm2d, select_parameters
 from .training_config import TrainingConfig
 from .validation import Score, validate
-from .weights import ModelInfo, load_network, save_adapter, save_base
+from .weights import ModelInfo, load_adapted, load_network, save_adapter, save_base
 
 __all__ = ["FitResult", "TrainingConfig", "fit", "save_model"]
 
@@ -46,7 +46,7 @@ class FitResult:
     config: as it was run (network and grid are the base's). history: one entry an epoch: epoch, step, loss, learning_rate, seconds, and from
     validation dice, soft_dice, threshold, best_dice, false_ml. best: the validation that chose the weights; None without validation cases.
     threshold: for the probability. trainable: how many numbers learnt. seconds: of all sittings together. stopped_early: patience ran out.
-    leads: this process is the one that writes files; False in all others of a torchrun.
+    leads: this process is the one that writes files; False in all others of a torchrun. start: the adapter that was gone on from.
     """
 
     network: MultiViewUnet
@@ -63,6 +63,7 @@ class FitResult:
     stopped_early: bool
     notes: tuple[str, ...] = ()
     leads: bool = True
+    start: ModelInfo | None = None
 
 
 def fit(
@@ -75,11 +76,13 @@ def fit(
     *,
     resume: bool = True,
     context: Mapping[str, Any] | None = None,
+    start: ModelInfo | None = None,
 ) -> FitResult:
     """Train; the state lies in `folder`, and the same call goes on from there (resume=False starts anew).
 
     train_cases, validation_cases: cases as `samples.SliceCache.read` takes them, or caches on the base's grid. base: needed for every strategy but
-    "scratch". context: goes with the metric events (run, fold). Under torchrun every process calls this with the same cases.
+    "scratch". context: goes with the metric events (run, fold). start: an adapter of the same configuration on the same base, whose
+    training goes on. Under torchrun every process calls this with the same cases.
 
     Raises ConfigError, CaseError, ModelError; SAHLoRAError when the loss is not a number; Cancelled after a checkpoint.
     """
@@ -91,6 +94,8 @@ def fit(
         raise ConfigError(f"The strategy {config.strategy} fine-tunes a base, but none was given; name one, or use the strategy scratch.")
     else:
         config = replace(config, network=base.network, grid=base.grid)
+    if start is not None and (config.strategy != "adapter" or start.adapter != config.adapter):
+        raise ConfigError(f"Only {start.adapter} can go on from the adapter {start.name}, not {config.what}.")
     compute = choose_compute(config.device, config.precision)
     backend = "nccl" if compute.device.type == "cuda" else "gloo"
     with threads(config.threads), process_group(backend) as group, alone(folder, group.leads):
@@ -104,7 +109,7 @@ def fit(
             train = _cached(train_cases, config, spill, events, "reading training cases")
             validation = _cached(validation_cases, config, spill, events, "reading validation cases")
             train.require_blood()
-            run = _Run(config, train, validation, base, Path(folder), events, compute, group, dict(context or {}))
+            run = _Run(config, train, validation, base, Path(folder), events, compute, group, dict(context or {}), start)
             if resume:
                 run.restore()
             return run.train_all()
@@ -126,6 +131,8 @@ def save_model(
         "config": result.config.as_dict(), "steps": result.steps, "best_step": result.best_step, "trainable": result.trainable,
         "seconds": round(result.seconds, 1), "peak_memory_mb": round(result.peak_memory_mb), "notes": list(result.notes), **(training or {}),
     }  # fmt: skip
+    if result.start is not None:
+        told["continued_from"] = {"name": result.start.name, "digest": result.start.digest}
     measured = ({"validation": result.best.as_dict()} if result.best else {}) | dict(metrics or {})
     common = {"training": told, "metrics": measured, "description": description, "licence": licence, "threshold": result.threshold}
     if is_adapted(result.network):
@@ -142,11 +149,12 @@ class _Run:
 
     def __init__(
         self, config: TrainingConfig, train: SliceCache, validation: SliceCache, base: ModelInfo | None, folder: Path, events: Events,
-        compute: Compute, group: Group, context: dict[str, Any],
+        compute: Compute, group: Group, context: dict[str, Any], start: ModelInfo | None = None,
     ) -> None:  # fmt: skip
         self.config, self.train, self.validation, self.base, self.folder = config, train, validation, base, folder
         self.events, self.compute, self.group, self.context = events, compute, group, context
-        self.network = _prepared(config, base).to(compute.device)
+        self.start_from = start
+        self.network = _prepared(config, base, start).to(compute.device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a quarter less time a step on the CPU
         pool_norms(self.network, group)
         self.parameters = [p for _, p in trainable_parameters(self.network)]
@@ -280,11 +288,12 @@ class _Run:
     def _result(self) -> FitResult:
         self._put(self.best_weights or self._shipped())
         unpool_norms(self.network)
-        threshold = self.best.threshold if self.best else (self.base.threshold if self.base else 0.5)
+        before = self.start_from or self.base
+        threshold = self.best.threshold if self.best else (before.threshold if before else 0.5)
         return FitResult(
             self.network.cpu().eval(), self.config, self.base, self.history, self.best, self.best_step or self.step, threshold, self.step,
             sum(p.numel() for p in self.parameters), self.seconds, peak_memory_mb(self.compute.device), self.stopped,
-            (self.compute.reason,), self.group.leads,
+            (self.compute.reason,), self.group.leads, self.start_from,
         )  # fmt: skip
 
     # ── cancel and resume ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -300,11 +309,13 @@ class _Run:
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a training to go on."""
+        start = {"adapter that is gone on from": self.start_from.digest} if self.start_from else {}
         return {
             "config": self.config.identity(),
             "base": self.base.digest if self.base else None,
             "training cases": self.train.fingerprint(),
             "validation cases": self.validation.fingerprint(),
+            **start,
         }
 
     def _save(self) -> None:
@@ -350,12 +361,14 @@ class _Run:
         self.events.log(f"Going on from the checkpoint at step {self.step} of {self.total} in {self.folder}.")
 
 
-def _prepared(config: TrainingConfig, base: ModelInfo | None) -> MultiViewUnet:
+def _prepared(config: TrainingConfig, base: ModelInfo | None, start: ModelInfo | None = None) -> MultiViewUnet:
     """The network at the start, with what learns set free and all else frozen, BatchNorm statistics too."""
     if base is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             return MultiViewUnet(config.network)
+    if start is not None:
+        return load_adapted(base, start)
     network = load_network(base)[0]
     if config.strategy == "adapter":
         attach(network, config.adapter, config.seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -158,7 +159,7 @@ def test_train_writes_the_model_with_its_figures_and_says_all_in_events(tmp_path
     assert figures["folds"] == 3 and figures["patients"] == 6 and "icc" in figures["volume_agreement"]
     assert len(figures["dice_by_volume"]) == 3
     assert info.training["config"]["adapter"]["rank"] == 2 and info.training["cases"] == 6
-    assert "a03" not in json.dumps([info.metrics, info.training]) and "p03" not in json.dumps([info.metrics, info.training])
+    assert not re.search(r"\b[ap]0\d\b", json.dumps([info.metrics, info.training]))  # no names; digests may hold such letters
     metrics = [e for e in events if e["event"] == "metric"]
     assert {e["fold"] for e in metrics} == {0, 1, 2, None} and {e["method"] for e in metrics} == {"cp-lora"}
     assert {"loss", "val_dice"} <= {e["name"] for e in metrics} and "cp-lora, rank 2" in {e["run"] for e in metrics}

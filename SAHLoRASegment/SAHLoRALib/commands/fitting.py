@@ -56,8 +56,10 @@ class TrainingArguments(Common):
         return {"lesion": self.lesion} if self.lesion else {}
 
 
-def train_and_save(command: str, arguments: TrainingArguments, settings: TrainingConfig, base: ModelInfo | None, events: Events) -> int:
-    """Check the cases, train, write the model; returns 0. Raises SAHLoRAError."""
+def train_and_save(
+    command: str, arguments: TrainingArguments, settings: TrainingConfig, base: ModelInfo | None, events: Events, start: ModelInfo | None = None
+) -> int:
+    """Check the cases, train, write the model; returns 0. start: the adapter that is gone on from. Raises SAHLoRAError."""
     from ..checkpoint import FILE_NAME
     from ..runs import effective
     from ..targets import check_own, model_target
@@ -70,10 +72,10 @@ def train_and_save(command: str, arguments: TrainingArguments, settings: Trainin
     run = arguments.run or Path("runs") / arguments.name
     if path.exists() and not (run / FILE_NAME).exists():
         raise ConfigError(f"There is a model {path} already; choose another name or remove it.")
-    check_own(path, effective(settings, base), base)
+    check_own(path, effective(settings, base), base, start=start)
     training, validation = chosen_cases(arguments, events)
     events.log(f"{len(training)} training cases, {len(validation)} validation cases; {f'base {base.name}' if base else 'from scratch'}.")
-    result = fit(settings, training, validation, base, run, events, resume=not arguments.fresh)
+    result = fit(settings, training, validation, base, run, events, resume=not arguments.fresh, start=start)
     if not leads:
         return 0
     told = {"cases": len(training), "validation_cases": len(validation), "patients": len(training.patients), **arguments.told()}

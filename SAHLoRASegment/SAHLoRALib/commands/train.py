@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,6 +33,11 @@ class Arguments(TrainingArguments):
 
     base: str = ""
     """Name or file of the base; without it the default model."""
+    continue_from: str = ""
+    """Name or file of an adapter to go on from, for instance with more cases: its base, method, rank, modules and normalisation are taken. Each fold
+    goes on from the adapter of the same fold of the former run, which has not seen the fold's patients."""
+    former_run: Path | None = None
+    """Run folder of that adapter, runs/ITS-NAME without it. Where it is gone, the folds start from the base."""
     folds: int = 3
     """Of the cross-validation; kept in the run folder when cases are added. 0 for none."""
     edges: tuple[float, ...] = ()
@@ -51,16 +56,39 @@ def run(arguments: Arguments, events: Events) -> int:
     from ..catalogue import Catalogue
     from ..segmenter import DEFAULT_MODEL
 
-    base = Catalogue().find(arguments.base or DEFAULT_MODEL, "base")
+    catalogue = Catalogue()
+    start = None
+    if arguments.continue_from:
+        start = catalogue.find(arguments.continue_from, "adapter")
+        base = catalogue.find(arguments.base, "base") if arguments.base else catalogue.base_of(start)
+        config = _going_on(arguments, config, base, start)
+    else:
+        base = catalogue.find(arguments.base or DEFAULT_MODEL, "base")
     if arguments.folds == 0:
         events.log("Without cross-validation (--folds 0) nothing tells how good the model is on patients it has not seen.", "warning")
-        return train_and_save("train", arguments, config, base, events)
-    return _cross_validated(arguments, config, base, events)
+        return train_and_save("train", arguments, config, base, events, start)
+    return _cross_validated(arguments, config, base, events, start)
 
 
-def _cross_validated(arguments: Arguments, config: TrainingConfig, base: ModelInfo, events: Events) -> int:
+def _going_on(arguments: Arguments, config: TrainingConfig, base: ModelInfo, start: ModelInfo) -> TrainingConfig:
+    """The settings with the adapter's own configuration. Raises ConfigError, ModelError (another base's adapter)."""
+    from ..model_folders import model_path, user_folder
+    from ..weights import check_belongs
+
+    if config.strategy != "adapter":
+        raise ConfigError(f"Only an adapter goes on from an adapter, and the strategy is {config.strategy}; leave --strategy or --continue-from out.")
+    check_belongs(start, base)
+    target = model_path(arguments.folder or user_folder(), arguments.name)
+    if target.exists() and target.samefile(start.path):
+        raise ConfigError(f"The new adapter cannot have the name {arguments.name} of the one that it goes on from; choose another name.")
+    assert start.adapter is not None  # an adapter has a configuration
+    return replace(config, adapter=start.adapter)
+
+
+def _cross_validated(arguments: Arguments, config: TrainingConfig, base: ModelInfo, events: Events, start: ModelInfo | None) -> int:
     from ..cases import CaseTable
     from ..cohort import Cohort
+    from ..continuation import continue_from
     from ..crossvalidation import RUNS, cross_validate, processes, train_final, usable_cases
     from ..evaluation import check_edges
     from ..report import write_training_report
@@ -74,8 +102,12 @@ def _cross_validated(arguments: Arguments, config: TrainingConfig, base: ModelIn
         raise ConfigError(f"validation_share must lie between 0 and 0.5, not at {share:g}.")
     check_edges(arguments.edges or None)
     target = model_target(arguments.folder, arguments.name)
-    check_own(target, effective(config, base), base, any_steps=True)
+    check_own(target, effective(config, base), base, any_steps=True, start=start)
     output = arguments.run or Path("runs") / arguments.name
+    going_on = None
+    if start is not None:
+        former = arguments.former_run or Path("runs") / start.name
+        going_on = continue_from(start, former, events, named=arguments.former_run is not None)
     table = CaseTable.read(arguments.cases, arguments.segment)
     with processes(config) as group:
         events = events if group.leads else Events(arguments.cancel_file)
@@ -87,11 +119,11 @@ def _cross_validated(arguments: Arguments, config: TrainingConfig, base: ModelIn
         cohort = Cohort(usable.table, base, config.memory_gb)
         validated = cross_validate(
             config, cohort, usable, output, events, count=arguments.folds, validation=share, seed=config.seed, edges=arguments.edges or None,
-            more=1, group=group,
+            more=1, group=group, going_on=going_on,
         )  # fmt: skip
         info = train_final(
             config, cohort, usable, validated, output, target, events, description=arguments.description, licence=arguments.licence,
-            told=arguments.told(), group=group,
+            told=arguments.told(), group=group, start=start,
         )  # fmt: skip
         if not group.leads:
             return 0

@@ -1,0 +1,84 @@
+"""Going on from an adapter with more cases: where the training of each fold starts, so that nothing is measured on patients whom it has learnt from.
+
+The adapter itself has learnt from all cases of its training. So each fold of the new cross-validation starts from the adapter that the former
+cross-validation made for that very fold, and the folds are kept: no patient changes sides. Only the last training, on all cases, starts from
+the adapter itself. Where the former run's folder is not at hand the folds start from the base, and the user is told so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .errors import ConfigError, ModelError
+from .events import Events
+from .folds import Folds
+from .runs import MODEL
+from .weights import ModelInfo, read_info
+
+FOLDS = "folds.json"
+RUNS = "runs"
+#: In the header of an adapter's training: the digests of the runs of its cross-validation, in the order of the folds.
+FOLD_RUNS = "fold_runs"
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """adapter: what the training on all cases starts from. starts: fold → adapter that has not seen the fold's patients; empty where the folds start
+    from the base. folds: of the former run, None where it is not known.
+    """
+
+    adapter: ModelInfo
+    starts: Mapping[int, ModelInfo] = field(default_factory=dict)
+    folds: Folds | None = None
+
+    def keep_folds(self, path: Path) -> None:
+        """Write the former folds to `path`, or hold the folds that are there against them. Raises ConfigError where a patient would change sides."""
+        if self.folds is None:
+            return
+        if not path.exists():
+            self.folds.write(path)
+            return
+        here = Folds.read(path)
+        moved = [patient for patient, fold in self.folds.folds.items() if here.folds.get(patient, fold) != fold]
+        if moved or here.count != self.folds.count:
+            what = f"puts {len(moved)} patients into other folds" if moved else f"has {here.count} folds, not {self.folds.count},"
+            raise ConfigError(f"{path} {what} than the training of {self.adapter.name} did; choose another run folder.")
+
+
+def continue_from(adapter: ModelInfo, folder: Path, events: Events, *, named: bool = False) -> Continuation:
+    """Look for the adapters of the former folds in `folder`, the run folder of the adapter's training.
+
+    named: the user named this folder, so it is an error when it is another run's. Raises ConfigError, ModelError (damaged files), CaseError (folds).
+    """
+    starts, why = _fold_adapters(adapter, folder)
+    if not why and (folder / FOLDS).is_file():
+        return Continuation(adapter, starts, Folds.read(folder / FOLDS))
+    why = why or f"{folder} holds no {FOLDS}"
+    if named:
+        raise ConfigError(f"The folds cannot go on from the training of {adapter.name}: {why}. Name its run folder, or leave it out.")
+    events.log(
+        f"The folds start from the base and only the final adapter from {adapter.name}: {why}. So the figures of the cross-validation are those of "
+        "adapters that begin anew.",
+        "warning",
+    )
+    return Continuation(adapter)
+
+
+def _fold_adapters(adapter: ModelInfo, folder: Path) -> tuple[dict[int, ModelInfo], str]:
+    """fold → adapter, or why there are none."""
+    digests = adapter.training.get(FOLD_RUNS)
+    if not isinstance(digests, list) or not digests or not all(re.fullmatch("[0-9a-f]{64}", str(digest)) for digest in digests):
+        return {}, "its header names no folds, as it was trained without cross-validation"
+    starts = {}
+    for fold, digest in enumerate(digests):
+        found = sorted((folder / RUNS).glob(f"*-{digest[:10]}/{MODEL}"))
+        if not found:
+            return {}, f"fold {fold + 1} of its training is not in {folder}"
+        info = read_info(found[0])
+        if (info.adapter, info.base_digest) != (adapter.adapter, adapter.base_digest):
+            raise ModelError(f"{found[0]} is not the adapter of a fold of {adapter.name}; restore {folder} from a copy, or leave it out.")
+        starts[fold] = info
+    return starts, ""

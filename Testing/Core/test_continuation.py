@@ -1,0 +1,102 @@
+"""Training on from an adapter: what starts where, and that nobody is tested on what they have learnt from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from SAHLoRALib.cli import main
+from SAHLoRALib.crossvalidation import FOLDS, RUNS
+from SAHLoRALib.folds import Folds
+from SAHLoRALib.runs import MODEL
+from SAHLoRALib.weights import load_adapted, read_info
+from tiny_cohort import flags, save_cohort, save_tiny_base
+
+SIZES = (2, 3, 4, 5, 6, 7)
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's model folder, with a base and the adapter "first" of rank 2, whose run lies in runs/first of the working folder."""
+    monkeypatch.setenv("SAHLORA_MODELS", str(tmp_path / "models"))
+    monkeypatch.chdir(tmp_path)
+    save_tiny_base(tmp_path / "models")
+    save_cohort(tmp_path / "cases", SIZES)
+    assert train("first", "--base", "tiny", "--adapter.rank", "2") == 0
+    return tmp_path / "models"
+
+
+def train(name: str, *more: str) -> int:
+    return main(["train", "cases/cases.csv", "--name", name, *flags(), *more])
+
+
+def fold_adapters(name: str) -> list[Path]:
+    """Of the run that made a model, in the order of the folds."""
+    digests = read_info(Path("models") / f"{name}.safetensors").training["fold_runs"]
+    return [next(Path("runs", name, RUNS).glob(f"*-{digest[:10]}")) / MODEL for digest in digests]
+
+
+def test_each_fold_goes_on_from_the_former_adapter_of_its_fold_and_the_final_one_from_the_adapter(models: Path, capsys: Capture) -> None:
+    save_cohort(Path("cases"), (*SIZES, 3, 8))
+    assert train("second", "--continue-from", "first") == 0
+    assert "start from the base" not in capsys.readouterr().err
+    new = read_info(models / "second.safetensors")
+    assert new.adapter == read_info(models / "first.safetensors").adapter and new.training["cases"] == 8
+    assert new.training["continued_from"]["digest"] == read_info(models / "first.safetensors").digest
+    for before, after in zip(fold_adapters("first"), fold_adapters("second"), strict=True):
+        assert read_info(after).training["continued_from"]["digest"] == read_info(before).digest
+    kept, folds = (Folds.read(Path("runs", name, FOLDS)).folds for name in ("first", "second"))
+    assert {patient: folds[patient] for patient in kept} == dict(kept) and len(folds) == 8
+    # Finished work is found again; the starting adapter decides whose work it is.
+    assert train("second", "--continue-from", "first") == 0
+    assert train("second", "--base", "tiny", "--adapter.rank", "2") == 2
+    assert "already, of another training" in capsys.readouterr().err
+
+
+def test_training_starts_from_the_adapters_weights(models: Path) -> None:
+    first = read_info(models / "first.safetensors")
+    assert train("same", "--continue-from", "first", "--folds", "0", "--learning-rate", "1e-9", "--adapter.rank", "7") == 0
+    same = read_info(models / "same.safetensors")
+    assert same.adapter and same.adapter.rank == 2  # the adapter's own, not what was asked for
+    a, b = (load_adapted(models / "tiny.safetensors", info).state_dict() for info in (first, same))
+    assert all(torch.allclose(a[name], b[name], atol=1e-6) for name in a)
+    assert train("anew", "--base", "tiny", "--folds", "0", "--learning-rate", "1e-9", "--adapter.rank", "2") == 0
+    c = load_adapted(models / "tiny.safetensors", models / "anew.safetensors").state_dict()
+    assert any(not torch.allclose(a[name], c[name], atol=1e-6) for name in a)
+
+
+def test_without_the_former_run_the_folds_start_from_the_base_and_that_is_told(models: Path, capsys: Capture) -> None:
+    Path("runs/first").rename("moved")
+    assert train("second", "--continue-from", "models/first.safetensors") == 0
+    assert "The folds start from the base" in capsys.readouterr().err
+    assert all("continued_from" not in read_info(path).training for path in fold_adapters("second"))
+    assert "continued_from" in read_info(models / "second.safetensors").training
+    assert train("third", "--continue-from", "first", "--former-run", "moved") == 0
+    assert all("continued_from" in read_info(path).training for path in fold_adapters("third"))
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--continue-from", "tiny"], "is not an adapter but a whole network"),
+        (["--continue-from", "first", "--strategy", "decoder"], "Only an adapter goes on from an adapter"),
+        (["--continue-from", "first", "--base", "other"], "belongs to the base tiny"),
+        (["--continue-from", "first", "--former-run", "cases"], "is not in cases. Name its run folder"),
+        (["--continue-from", "first", "--name", "first"], "choose another name"),
+        (["--continue-from", "first", "--folds", "2"], "made for 3 folds, not 2"),
+        (["--continue-from", "first", "--run", "elsewhere"], "puts 1 patients into other folds"),
+    ],
+)
+def test_wrong_continuation_is_told_in_a_sentence(more: list[str], told: str, models: Path, capsys: Capture) -> None:
+    save_tiny_base(models, "other", 45.0)
+    folds = Folds.read(Path("runs/first", FOLDS))
+    patient, fold = next(iter(folds.folds.items()))
+    Path("elsewhere").mkdir()
+    Folds(3, folds.seed, folds.edges, {**folds.folds, patient: (fold + 1) % 3}).write(Path("elsewhere", FOLDS))
+    before = (models / "first.safetensors").read_bytes()
+    assert train("second", *more) == 2
+    said = capsys.readouterr().err
+    assert told in said and "Traceback" not in said
+    assert (models / "first.safetensors").read_bytes() == before and not (models / "second.safetensors").exists()
