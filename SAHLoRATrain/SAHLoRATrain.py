@@ -46,7 +46,7 @@ def registerSampleData():
 
 @parameterNodeWrapper
 class SAHLoRATrainParameterNode:
-    """The panel's choices, saved with the scene. base: name of a model. earlier: name of an adapter to compare with. modules: names with commas."""
+    """The panel's choices, saved with the scene. base: name of a model. earlier: name of an adapter to go on from. modules: names with commas."""
 
     volume: vtkMRMLScalarVolumeNode
     caseFolder: str = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from SAHLoRALib.errors import SAHLoRAError
 from SAHLoRALib.methods import ADAPTERS, CHOICES, FINE_TUNE, NORMS, SCRATCH, default_rate, method_sentence, trainable_numbers
 from SAHLoRALib.model_folders import read_header, user_folder
 
+from .models import ModelCard
 from .panel import ModelPicker
 from .train_plan import TrainingPlan
 
@@ -83,17 +85,19 @@ class PlanPanel:
         node, ui = self._node, self.ui
         study, method = node.preset == STUDY, self.method
         adapter = method in ADAPTERS
-        ui.methodComboBox.enabled = not study
+        free = self.start is None  # else the adapter that is gone on from decides
+        ui.methodComboBox.enabled = free and not study
         ui.startComboBox.enabled = not study
         ui.outputEdit.toolTip = f"Folds, checkpoints, predictions, tables and report. Left empty: {self.output}"
         ui.nameEdit.enabled = not study
-        ui.rankSpinBox.enabled = adapter or study
-        ui.normComboBox.enabled = adapter or study
+        ui.rankSpinBox.enabled = ui.normComboBox.enabled = free and (adapter or study)
         for check in self._module_boxes().values():
-            check.enabled = adapter or study or node.method == NAMED
+            check.enabled = free and (adapter or study or node.method == NAMED)
         ui.methodLabel.text = (
             "The base as it is, standard fine-tuning and the six adapters, on the same folds, with the paper's claims tested."
             if study
+            else f"Goes on from {self.start.name}, as the same kind of adapter and with the same folds."
+            if self.start
             else method_sentence(method)
         )
         ui.sizeLabel.text = "" if study else self.size_in_words()
@@ -109,6 +113,11 @@ class PlanPanel:
         return "No module is chosen"
 
     @property
+    def start(self) -> ModelCard | None:
+        """The adapter that training goes on from; None where it starts from the base."""
+        return None if self._node is None or self._node.preset == STUDY else self.picker.adapter
+
+    @property
     def method(self) -> str:
         """As the core names it; for named modules fine-tune:encoder+decoder."""
         return self._node.method if self._node.method != NAMED else FINE_TUNE + ("+".join(self.modules) or "all")
@@ -117,8 +126,8 @@ class PlanPanel:
     def modules(self) -> tuple[str, ...]:
         return tuple(module for module in MODULES if module in self._node.modules.split(","))
 
-    def plan(self, cases: str) -> TrainingPlan:
-        """What Train would start. cases: folder or table, empty for none."""
+    def plan(self, cases: str, former_run: str = "") -> TrainingPlan:
+        """What Train would start. cases: folder or table, empty for none. former_run: of the adapter to go on from."""
         node = self._node
         return TrainingPlan(
             cases=cases,
@@ -134,6 +143,8 @@ class PlanPanel:
             name=node.name.strip(),
             output=self.output,
             study=node.preset == STUDY,
+            continue_from=str(self.start.path) if self.start else "",
+            former_run=former_run if self.start else "",
         )
 
     @property
@@ -162,7 +173,22 @@ class PlanPanel:
     def _on_model(self) -> None:
         if not self._showing and self._node is not None:
             self._node.base, self._node.earlier = self.picker.model_name, self.picker.adapter_name
+            self._take_adapter()
             self._tell()
+
+    def _take_adapter(self) -> None:
+        """The choices become those of the adapter that training goes on from; the new one gets a name of its own."""
+        node, start = self._node, self.start
+        if start is None or start.adapter is None:
+            return
+        node.method, node.rank, node.norm = str(start.adapter["method"]), int(start.adapter["rank"]), str(start.adapter["norm"])
+        node.modules = ",".join(start.adapter["modules"])
+        node.learningRate = default_rate(node.method)
+        if node.name.strip() == start.name:
+            stem, _, number = start.name.rpartition("-")
+            stem, number = (stem, int(number)) if stem and number.isdigit() else (start.name, 1)
+            taken = {path.stem for path in start.path.parent.iterdir()}
+            node.name = next(name for n in itertools.count(number + 1) if (name := f"{stem}-{n}") not in taken)
 
     def _on_modules(self, on: bool) -> None:
         if not self._showing and self._node is not None:

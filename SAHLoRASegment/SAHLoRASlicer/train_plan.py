@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,21 +20,26 @@ from SAHLoRALib.architecture import MODULES
 from SAHLoRALib.case_folder import CaseFolderReport
 from SAHLoRALib.errors import SAHLoRAError
 from SAHLoRALib.files import write_text
+from SAHLoRALib.folds import Folds
 from SAHLoRALib.methods import ADAPTERS, PAPERS_SIX, default_rate, strategy_of
-from SAHLoRALib.model_folders import bundled_folders, model_path, user_folder
+from SAHLoRALib.model_folders import bundled_folders, model_name, model_path, user_folder
 
 PLAN = "plan.json"
+FOLDS = "folds.json"
 PACKAGES = Path(__file__).resolve().parents[1]
 STARTED, FINISHED = "started", "finished"
 #: Seconds of work that a crash may cost at most.
 _CHECKPOINT_SECONDS = 20
+#: Checkpoints, predictions and models of a training fit into this. Bytes.
+_NEEDED = 300_000_000
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
     """cases: case folder or table. base: weight file. method: of `methods.CHOICES`. modules, norm, rank: of an adapter. output: run folder.
 
-    study: compare no fine-tuning, standard fine-tuning and the six adapters; method and name have no meaning then.
+    continue_from: weight file of an adapter of the same base, whose kind and folds are kept; former_run: output folder of its training, where it is
+    known. study: compare no fine-tuning, standard fine-tuning and the six adapters; method and name have no meaning then.
     """
 
     cases: str = ""
@@ -49,6 +55,8 @@ class TrainingPlan:
     name: str = ""
     output: str = ""
     study: bool = False
+    continue_from: str = ""
+    former_run: str = ""
 
     def problems(self, report: CaseFolderReport | None = None) -> list[str]:
         """Why this cannot be started, a sentence each; report: of the cases, where they are known."""
@@ -63,6 +71,7 @@ class TrainingPlan:
             told.append("One fold leaves nothing to learn from: choose at least 2 folds" + ("." if self.study else ", or 0 for no cross-validation."))
         if not self.modules and (self.study or self.method in ADAPTERS):
             told.append("Choose at least one module of the network.")
+        told += self._folds_problems()
         if not self.study:
             told += self._name_problems()
         if not self.output:
@@ -71,6 +80,18 @@ class TrainingPlan:
             told.append(why)
         return told
 
+    def _folds_problems(self) -> list[str]:
+        """Going on keeps the folds of the training before."""
+        path = Path(self.former_run) / FOLDS
+        if not self.continue_from or not self.folds or not self.former_run or not path.is_file():
+            return []
+        try:
+            count = Folds.read(path).count
+        except SAHLoRAError as error:
+            return [str(error)]
+        name = model_name(Path(self.continue_from))
+        return [] if count == self.folds else [f"{name} was trained with {count} folds, and no patient may change sides: choose {count} folds."]
+
     def _name_problems(self) -> list[str]:
         try:
             path = model_path(user_folder(), self.name)
@@ -78,6 +99,8 @@ class TrainingPlan:
             return [str(error)] if self.name else ["Give the new model a name."]
         if any(model_path(folder, self.name).exists() for folder in bundled_folders()):
             return [f"A model {self.name} comes with SAHLoRA: choose another name."]
+        if self.continue_from and self.name == model_name(Path(self.continue_from)):
+            return [f"{self.name} is the adapter to go on from, which is kept: choose another name."]
         if path.exists() and not (Path(self.output) / PLAN).is_file():
             return [f"There is a model {self.name} already: choose another name, or delete that model first."]
         return []
@@ -98,7 +121,11 @@ class TrainingPlan:
             "strategy": strategy_of(self.method), "epochs": self.epochs, "learning_rate": self.learning_rate, "device": self.device,
             "checkpoint_seconds": _CHECKPOINT_SECONDS,
         }  # fmt: skip
-        if self.method in ADAPTERS:
+        if self.continue_from:
+            job["continue_from"] = self.continue_from
+            if self.former_run:
+                job["former_run"] = self.former_run
+        elif self.method in ADAPTERS:
             job["adapter"] = {"method": self.method, "rank": self.rank, **adapter}
         return job
 
@@ -140,12 +167,15 @@ def trainings(folder: Path) -> list[tuple[TrainingPlan, str]]:
 
 
 def why_not_writable(folder: Path) -> str:
-    """A sentence where nothing can be written into a folder (which need not exist yet), else empty."""
+    """A sentence where nothing, or too little, can be written into a folder (which need not exist yet), else empty."""
     place = folder
     while not place.exists() and place != place.parent:
         place = place.parent
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         return f"{folder} cannot be written to: choose another output folder."
+    free = shutil.disk_usage(place).free
+    if free < _NEEDED:
+        return f"The disk of {folder} has {free / 1e6:.0f} MB left, a training may need {_NEEDED / 1e6:.0f}: free some space or use another folder."
     return ""
 
 

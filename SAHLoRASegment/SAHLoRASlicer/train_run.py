@@ -5,16 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from SAHLoRALib.model_folders import is_bundled, model_path, user_folder
 
 from . import train_plan
 from .job import BackgroundJob, Outcome
 from .runs import Told
-from .train_plan import TrainingPlan
+from .train_plan import FOLDS, TrainingPlan
 
-FOLDS = "folds.json"
 #: Seconds that a cancelled training may take to write its checkpoint.
 PATIENCE = 10.0
 #: The sample cases: enough for three folds, small enough for two cores.
@@ -33,13 +31,10 @@ class TrainRun:
         self._on_finished = on_finished
         self.job = make_job(on_event, self._finished, patience=PATIENCE)
 
-    def start(self, earlier: Path | None = None) -> None:
-        """Start, or go on. earlier: output folder whose folds are taken over, so that no patient changes sides. Raises OSError, SAHLoRAError."""
-        output = Path(self.plan.output)
+    def start(self) -> None:
+        """Start, or go on. Raises OSError, SAHLoRAError."""
         try:
             self.plan.save()
-            if earlier and earlier != output and (earlier / FOLDS).is_file() and not (output / FOLDS).exists():
-                shutil.copyfile(earlier / FOLDS, output / FOLDS)
             self.job.start(self.plan.job())
         except Exception:
             self.job.abandon()
@@ -61,7 +56,7 @@ class SampleRun:
         self.plan: TrainingPlan | None = None
         self.job = make_job(on_event, on_finished)
 
-    def start(self, earlier: Any = None) -> None:
+    def start(self) -> None:
         """Start; cases that are there already are kept."""
         try:
             self.job.start({"command": "phantom", "output": str(self.folder), **SAMPLE})

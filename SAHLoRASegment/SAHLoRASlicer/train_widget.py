@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,8 @@ class TrainPanel:
 
     def plan(self) -> TrainingPlan:
         """What Train would start."""
-        return self.plans.plan(self.node.caseFolder)
+        earlier = self.outcome.earlier(self.node.earlier)
+        return self.plans.plan(self.node.caseFolder, earlier.output if earlier else "")
 
     def _show_patients(self) -> None:
         box, wanted = self.ui.patientComboBox, [self.cases.new_patient(), *self.cases.patients()]
@@ -267,14 +269,13 @@ class TrainPanel:
     def _start(self, plan: TrainingPlan) -> None:
         self.curves.start()
         self.cases.paused = True
-        earlier = self.outcome.earlier(self.node.earlier)
-        self._begin(TrainRun(plan, self.on_event, self.on_finished), Path(earlier.output) if earlier else None)
+        self._begin(TrainRun(plan, self.on_event, self.on_finished))
 
-    def _begin(self, run: Any, earlier: Path | None = None) -> None:
+    def _begin(self, run: Any) -> None:
         self.cancelling = False
         try:
             dependencies.ensure(self.requirements, self.tell)
-            run.start(earlier)
+            run.start()
         except Exception as error:
             run.job.abandon()
             self.cases.paused = False
@@ -336,5 +337,8 @@ def _guarded(slot: Callable[[], Any], tell: Callable[[str, bool], None]) -> Call
             tell(str(error), True)
         except ImportError as error:
             tell(f"The package {error.name} is missing; Train asks for what is needed.", True)
+        except Exception as error:  # a fault of the program: nothing is lost in the panel, and whoever mends it finds it in the log
+            logging.exception("SAHLoRA Train")
+            tell(f"That did not work ({type(error).__name__}: {error}); the details are in Slicer's error log.", True)
 
     return clicked

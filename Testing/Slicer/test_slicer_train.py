@@ -181,14 +181,92 @@ def test_training_cancels_resumes_and_shows_its_results(train: Any, tmp_path: Pa
     train.panel.outcome.show_patient()
     names = [n.GetName() for n in slicer.util.getNodesByClass("vtkMRMLSegmentationNode")]
     assert any("prediction" in name for name in names) and any("annotation" in name for name in names)
+    loop_goes_on_from(train, "trained-here")
     model = train.panel.outcome.model
     from SAHLoRASlicer import train_run
 
     written = train_run.export(train.panel.outcome.plan, tmp_path / "for a colleague")
-    assert {"trained-here.safetensors", "report.md"} <= {path.name for path in written}
+    assert {"trained-here-2.safetensors", "report.md"} <= {path.name for path in written}
     monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda *given, **named: True)
     train.ui.deleteButton.click()
-    assert not model.exists() and train.panel.outcome.plan is None
+    assert not model.exists() and train.panel.outcome.plan.name == "trained-here"
+    train.ui.deleteButton.click()
+    assert train.panel.outcome.plan is None
+
+
+def loop_goes_on_from(train: Any, name: str) -> None:
+    """One more case, and a training that goes on from the adapter: same kind, same folds, and a word on which of the two is better."""
+    from SAHLoRALib.folds import Folds
+
+    node, first = train._parameterNode, Path(train._parameterNode.outputFolder)
+    train.panel.cases.add_node(*scene_case(9), "patient-9")
+    wait(lambda: not train.panel.cases.report.unchecked)
+    node.rank = 5
+    train.ui.startComboBox.setCurrentIndex(train.ui.startComboBox.findData(name))
+    assert node.rank == 1 and not train.ui.methodComboBox.enabled and not train.ui.rankSpinBox.enabled
+    assert node.name == f"{name}-2" and f"Goes on from {name}" in train.ui.methodLabel.text
+    node.folds = 3
+    assert "was trained with 2 folds" in train.ui.trainButton.toolTip
+    node.folds, node.outputFolder = 2, str(first.parent / "second")
+    assert f"--former-run={first}" in train.ui.commandText.plainText and "--continue-from=" in train.ui.commandText.plainText
+    assert train.ui.trainButton.enabled, train.ui.trainButton.toolTip
+    train.ui.trainButton.click()
+    wait(lambda: not train.panel.running)
+    assert "Finished" in train.ui.statusLabel.text and "start from the base" not in train.ui.logText.plainText, train.ui.logText.plainText
+    assert "4 patients that both were measured on" in train.ui.resultLabel.text
+    kept, now = (Folds.read(folder / "folds.json").folds for folder in (first, first.parent / "second"))
+    assert {patient: now[patient] for patient in kept} == dict(kept) and len(now) == 5
+
+
+def test_trained_adapter_is_chosen_in_sahlora_segment(train: Any, module: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import types
+
+    from SAHLoRALib.adapters import AdapterConfig, attach
+    from SAHLoRALib.model_folders import user_folder
+    from SAHLoRALib.weights import load_network, read_info, save_adapter
+    from SAHLoRASlicer.train_plan import FINISHED, TrainingPlan
+    from standin import application
+
+    segment = application.make_widget(module)
+    shown: list[str] = []
+    monkeypatch.setattr(slicer.util, "selectModule", shown.append)
+    page = types.SimpleNamespace(widgetRepresentation=lambda: types.SimpleNamespace(self=lambda: segment))
+    monkeypatch.setattr(slicer.modules, "sahlorasegment", page, raising=False)
+    base, own = user_folder() / "tiny.safetensors", user_folder() / "of-our-hospital.safetensors"
+    network, config = load_network(base)[0], AdapterConfig(rank=1)
+    attach(network, config)
+    save_adapter(network, config, own, base=read_info(base))
+    try:
+        plan = TrainingPlan(base=str(base), name="of-our-hospital", output=str(tmp_path / "trainings" / "mine"))
+        plan.save(FINISHED)
+        train.panel.outcome.list_trainings()
+        train.panel.refresh()
+        train.ui.useButton.click()
+        assert shown == ["SAHLoRASegment"] and segment.picker.adapter_name == "of-our-hospital"
+        assert segment._parameterNode.adapter == "of-our-hospital", train.ui.logText.plainText
+    finally:
+        own.unlink()
+        segment.cleanup()
+
+
+def test_full_disk_is_told_before_the_run(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+    import types
+
+    add(train, 4)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: types.SimpleNamespace(free=12_000_000))
+    train.panel.refresh()
+    assert "has 12 MB left" in train.ui.trainButton.toolTip and not train.ui.trainButton.enabled
+
+
+def test_fault_of_the_program_becomes_a_sentence(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from SAHLoRASlicer.train_widget import _guarded
+
+    def broken() -> None:
+        raise AttributeError("no such thing")
+
+    _guarded(broken, train.panel.tell)()
+    assert "That did not work (AttributeError: no such thing)" in train.ui.logText.plainText
 
 
 def test_modules_own_test_passes(train_module: Any, scene: Any) -> None:
