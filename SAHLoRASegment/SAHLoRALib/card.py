@@ -78,6 +78,7 @@ def card_text(info: ModelInfo, commands: str = "") -> str:
         f"- threshold on the probability: {info.threshold:g}",
         f"- digest: `{info.digest}`",
         *([f"- digest of its base: `{info.base_digest}`"] if info.base_digest else []),
+        *_made_of(training),
         f"- licence: {info.licence or 'not stated'}; made {info.date[:10]}", "",
         "## Training", "",
         f"{training.get('cases', '?')} cases, {training.get('validation_cases', 'no')} for validation (weights and threshold); "
@@ -102,6 +103,16 @@ def card_text(info: ModelInfo, commands: str = "") -> str:
         lines += ["", "No figures on held-out cases have been measured."]
     lines += ["", "Means over patients with 95 % bootstrap intervals; medians in brackets. Figures on synthetic scans say little about real ones."]
     return "\n".join(lines) + "\n"
+
+
+def _made_of(training: dict[str, Any]) -> list[str]:
+    """The program and the digest of the cases, as far as the header tells them."""
+    cases = f"from cases with the digest `{training['cases_digest']}`" if training.get("cases_digest") else ""
+    before = training.get("continued_from") or {}
+    parts = [f"by {training['program']}" if training.get("program") else "", cases]
+    parts += [f"going on from {before.get('name')} (`{str(before.get('digest'))[:16]}`)"] if before else []
+    told = ", ".join(part for part in parts if part)
+    return [f"- trained {told}"] if told else []
 
 
 def _table(held: dict[str, Any]) -> list[str]:

@@ -34,6 +34,7 @@ from .files import alone
 from .folds import Folds, folds_for, split_validation
 from .measured import CROSS_VALIDATION
 from .parallel import Group, process_group
+from .provenance import table_digest
 from .runs import (
     PREDICTIONS,
     Run,
@@ -219,7 +220,15 @@ def train_final(
     )  # fmt: skip
     trained = replace(trained, threshold=median(result.threshold for _, result in validated.runs))
     folds = [run.digest for run, _ in validated.runs]
-    about = {"run": digest, FOLD_RUNS: folds, "cases": len(names), "patients": len(usable.volumes), "figures": _fingerprint(measured), **(told or {})}
+    about = {
+        "run": digest,
+        FOLD_RUNS: folds,
+        "cases": len(names),
+        "patients": len(usable.volumes),
+        "figures": _fingerprint(measured),
+        "cases_digest": table_digest(usable.digests),
+        **(told or {}),
+    }
     if group.leads:
         save_model(trained, target, metrics={CROSS_VALIDATION: measured}, training=about, description=description, licence=licence)
     wait_for_all(group, config)

@@ -15,6 +15,7 @@ from . import __version__
 from .evaluation import ALL, Evaluation
 from .figures import curves, draw_study
 from .files import write_text
+from .provenance import program, table_digest
 from .runs import PREDICTIONS, ZERO_SHOT, ZERO_SHOT_CHOSEN, Run, RunResult
 from .study_tables import Tables
 from .weights import ModelInfo
@@ -55,6 +56,7 @@ def write_study_report(
         "",
         f"- Cases: {len(usable.table)} scans of {len(usable.volumes)} patients, {bleeding} of them with haemorrhage ({_volumes(usable.volumes)}).",
         f"- Base: {_base(base)}.",
+        f"- Made of: cases with the digest `{table_digest(usable.digests)}`, by {program()}; digests of base and runs: [made_of.json](made_of.json).",
         f"- {folds.count} folds by patient, stratified by volume ([folds.json](folds.json)); {config.validation:.0%} of each fold's training "
         f"patients are held out for early stopping and the threshold. {_zero_shot(tables)}"
         "All figures are of out-of-fold predictions, made as `sahlora segment` makes them.",

@@ -21,6 +21,7 @@ from .events import Events
 from .files import alone, write_text
 from .folds import Folds, folds_for
 from .parallel import Group
+from .provenance import program, table_digest
 from .runs import ZERO_SHOT, ZERO_SHOT_CHOSEN, Run, RunResult, effective, execute, finished, run_digest
 from .study_config import StudyConfig
 from .study_tables import Tables, choose_reference, make_tables
@@ -54,6 +55,8 @@ class Work:
 
 #: Digest of a run → its result, or the sentence that says why it failed.
 Outcomes = dict[str, RunResult | str]
+#: File with the digests of what a study was made of.
+MADE_OF = "made_of.json"
 #: Does runs.
 Executor = Callable[[Work, Sequence[Run], Events], Outcomes]
 
@@ -80,6 +83,7 @@ def run_study(config: StudyConfig, events: Events, executor: Executor | None = N
         choose_reference(config.reference, runs)  # says at once what is not there
         if group.leads:
             write_text(config.output / "study.json", _settings(config))
+            write_text(config.output / MADE_OF, _made_of(usable, base, runs))
         work = Work(usable.table, base, config.output / RUNS, config.training.memory_gb, run_digest(None, base, (usable.digests,), usable.digests))
         before = {run.digest for run in runs if finished(run, work.folder) is not None}
         events.log(f"{len(runs)} runs on {len(usable.table)} cases of {len(usable.volumes)} patients; {len(before)} are finished already.")
@@ -196,6 +200,17 @@ def _tables(config: StudyConfig, runs: Sequence[Run], done: Sequence[tuple[Run, 
         chosen = choose_reference(reference, runs)
         reference = "" if chosen in missing else chosen
     return make_tables(complete, base, edges=config.edges or None, reference=reference, resamples=config.resamples, seed=config.training.seed)
+
+
+def _made_of(usable: Usable, base: ModelInfo | None, runs: Sequence[Run]) -> str:
+    """What the tables come from: program, cases, base, and every run's folder with its digest."""
+    content = {
+        "program": program(),
+        "cases_digest": table_digest(usable.digests),
+        "base": {"name": base.name, "digest": base.digest} if base else None,
+        "runs": {run.name: run.digest for run in runs},
+    }
+    return json.dumps(content, indent=1) + "\n"
 
 
 def _settings(config: StudyConfig) -> str:

@@ -37,6 +37,37 @@ PAPER = (ZERO_SHOT, *STRATEGIES, "lora-c", "conv-lora", "cp-lora", "dora-c", "co
 
 
 @dataclass(frozen=True)
+class Pretraining:
+    """Of the study's own base, from scratch. cases: table or folder. validation: share of the patients that choose weights and threshold."""
+
+    cases: Path
+    validation: float = 0.1
+    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(strategy="scratch"))
+
+    def __post_init__(self) -> None:
+        if isinstance(self.validation, bool) or not isinstance(self.validation, (int, float)) or not 0 <= self.validation <= 0.5:
+            raise ConfigError(f"The validation share of the pretraining must lie between 0 and 0.5, not {self.validation!r}.")
+        if self.training.strategy != "scratch":
+            raise ConfigError(f"A pretraining trains from scratch, not {self.training.what}; leave its strategy out.")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return {"cases": str(self.cases), "validation": self.validation, "training": self.training.as_dict()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], folder: Path | None = None) -> Pretraining:
+        """folder: what the path of the cases is relative to. Raises ConfigError."""
+        unknown = sorted(str(key) for key in set(values) - {f.name for f in fields(cls)})
+        if unknown or "cases" not in values:
+            what = f"Unknown setting {one_line(', '.join(unknown))}" if unknown else "No cases are named"
+            raise ConfigError(f"{what} in the study's pretraining; it has cases, validation and training.")
+        given = dict(values)
+        given["cases"] = (folder or Path()) / os.path.expanduser(str(given["cases"]))
+        given["training"] = TrainingConfig.from_dict(_merged(TrainingConfig(strategy="scratch").as_dict(), given.get("training") or {}))
+        return cls(**given)
+
+
+@dataclass(frozen=True)
 class StudyConfig:
     """What is compared."""
 
@@ -72,6 +103,8 @@ class StudyConfig:
     """Of the bootstrap."""
     variants: tyro.conf.Suppress[tuple[dict[str, Any], ...]] = ()
     """From a file only: runs with settings and a label of their own."""
+    pretraining: tyro.conf.Suppress[Pretraining | None] = None
+    """From a file only: the base is trained from scratch on these cases first, and takes the place of `base`."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """How all are trained."""
 
@@ -131,6 +164,7 @@ class StudyConfig:
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON; `from_dict` reads it."""
         values = asdict(self) | {"training": self.training.as_dict(), "cases": str(self.cases), "output": str(self.output)}
+        values["pretraining"] = self.pretraining.as_dict() if self.pretraining else None
         values["folds_file"] = str(self.folds_file) if self.folds_file else None
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
@@ -156,6 +190,8 @@ class StudyConfig:
                 given["edges"] = tuple(float(e) for e in given["edges"])
             if "learning_rates" in given:
                 given["learning_rates"] = {str(k): float(v) for k, v in given["learning_rates"].items()}
+            if isinstance(given.get("pretraining"), Mapping):
+                given["pretraining"] = Pretraining.from_dict(given["pretraining"], folder)
             if isinstance(given.get("training"), Mapping):
                 given["training"] = TrainingConfig.from_dict(_merged(TrainingConfig().as_dict(), given["training"]))
             return cls(**given)

@@ -30,6 +30,7 @@ from .files import alone
 from .loss import segmentation_loss
 from .network import MultiViewUnet
 from .parallel import Group, pool_norms, process_group, unpool_norms
+from .provenance import program
 from .samples import Readable, SliceCache
 from .strategies import StillBatchNorm2d, select_parameters
 from .training_config import TrainingConfig
@@ -129,7 +130,8 @@ def save_model(
     """Write what was trained: an adapter, a fine-tuned network or a base. metrics and training are added to what the result knows itself."""
     told = {
         "config": result.config.as_dict(), "steps": result.steps, "best_step": result.best_step, "trainable": result.trainable,
-        "seconds": round(result.seconds, 1), "peak_memory_mb": round(result.peak_memory_mb), "notes": list(result.notes), **(training or {}),
+        "seconds": round(result.seconds, 1), "peak_memory_mb": round(result.peak_memory_mb), "notes": list(result.notes), "program": program(),
+        **(training or {}),
     }  # fmt: skip
     if result.start is not None:
         told["continued_from"] = {"name": result.start.name, "digest": result.start.digest}

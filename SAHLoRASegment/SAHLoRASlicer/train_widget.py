@@ -249,6 +249,7 @@ class TrainPanel:
         folder = data_folder() / "sample-cases"
         self.node.caseFolder = str(folder)
         self.ui.caseFolderEdit.currentPath = str(folder)
+        self.cases.open(str(folder))
         self.cases.paused = True
         self._begin(SampleRun(folder, self.on_event, self.on_finished))
 

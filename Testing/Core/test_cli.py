@@ -412,9 +412,9 @@ def test_test_cases_are_kept_out_and_validation_cases_follow_the_table(cohort: P
     table = (cohort / "cases.csv").read_text(encoding="utf-8").splitlines()
     marks = ["split", "train", "train", "val", "test", "train", "train"]
     (cohort / "cases.csv").write_text("\n".join(f"{line},{mark}" for line, mark in zip(table, marks, strict=True)), encoding="utf-8")
-    training, validation = chosen_cases(Arguments(cases=cohort, name="x"), Events())
+    training, validation, _ = chosen_cases(Arguments(cases=cohort, name="x"), Events())
     assert [c.case for c in training] == ["c0", "c1", "c4", "c5"] and [c.case for c in validation] == ["c2"]
-    training, validation = chosen_cases(Arguments(cases=cohort, name="x", validation_share=0.4), Events())
+    training, validation, _ = chosen_cases(Arguments(cases=cohort, name="x", validation_share=0.4), Events())
     assert len(validation) == 2 and not set(training.patients) & set(validation.patients) and "c3" not in {c.case for c in [*training, *validation]}
 
 

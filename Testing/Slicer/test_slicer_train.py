@@ -249,6 +249,19 @@ def test_trained_adapter_is_chosen_in_sahlora_segment(train: Any, module: Any, m
         segment.cleanup()
 
 
+@pytest.mark.slow
+def test_sample_cases_are_made_and_stand_in_the_table(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from SAHLoRASlicer import train_run
+
+    monkeypatch.setattr(train_run, "SAMPLE", {**train_run.SAMPLE, "count": 2, "matrix": 96, "slices": 8})
+    train.ui.sampleButton.click()
+    wait(lambda: not train.panel.running, 120)
+    assert "Finished" in train.ui.statusLabel.text, train.ui.logText.plainText
+    wait(lambda: train.panel.cases.report.rows and not train.panel.cases.report.unchecked)
+    assert len(train.panel.cases.report.rows) == train.ui.casesTable.rowCount == 2 and "2 cases" in train.ui.totalsLabel.text
+    assert Path(train._parameterNode.caseFolder).name == "sample-cases" and train._parameterNode.epochs == train_run.SAMPLE_EPOCHS
+
+
 def test_full_disk_is_told_before_the_run(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import shutil
     import types

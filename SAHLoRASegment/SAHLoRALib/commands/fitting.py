@@ -61,6 +61,7 @@ def train_and_save(
 ) -> int:
     """Check the cases, train, write the model; returns 0. start: the adapter that is gone on from. Raises SAHLoRAError."""
     from ..checkpoint import FILE_NAME
+    from ..provenance import table_digest
     from ..runs import effective
     from ..targets import check_own, model_target
     from ..training import fit, save_model
@@ -73,12 +74,18 @@ def train_and_save(
     if path.exists() and not (run / FILE_NAME).exists():
         raise ConfigError(f"There is a model {path} already; choose another name or remove it.")
     check_own(path, effective(settings, base), base, start=start)
-    training, validation = chosen_cases(arguments, events)
+    training, validation, digests = chosen_cases(arguments, events)
     events.log(f"{len(training)} training cases, {len(validation)} validation cases; {f'base {base.name}' if base else 'from scratch'}.")
     result = fit(settings, training, validation, base, run, events, resume=not arguments.fresh, start=start)
     if not leads:
         return 0
-    told = {"cases": len(training), "validation_cases": len(validation), "patients": len(training.patients), **arguments.told()}
+    told = {
+        "cases": len(training),
+        "validation_cases": len(validation),
+        "patients": len(training.patients),
+        "cases_digest": table_digest(digests),
+        **arguments.told(),
+    }
     info = save_model(result, path, training=told, description=arguments.description, licence=arguments.licence)
     best = f", validation Dice {result.best.best_dice:.3f} at threshold {result.threshold:g}" if result.best else ""
     arguments.say(f"{info.name}: {result.config.what}, {result.trainable:,} numbers, {result.steps} steps{best}\n{path}")
@@ -97,10 +104,14 @@ def train_and_save(
     return 0
 
 
-def chosen_cases(arguments: TrainingArguments, events: Events) -> tuple[CaseTable, CaseTable]:
-    """Training and validation cases, all checked, no patient in both. Raises CaseError that names every case with a problem."""
+def chosen_cases(arguments: TrainingArguments, events: Events) -> tuple[CaseTable, CaseTable, dict[str, str]]:
+    """Training and validation cases, all checked, no patient in both; and the digests of what the training table holds.
+
+    Raises CaseError that names every case with a problem.
+    """
     from ..case_check import patient_volumes, require_usable
     from ..cases import CaseTable
+    from ..cohort import case_digests
     from ..folds import split_validation
 
     table = CaseTable.read(arguments.cases, arguments.segment)
@@ -117,15 +128,16 @@ def chosen_cases(arguments: TrainingArguments, events: Events) -> tuple[CaseTabl
     usable = table.where(lambda case: case.split != "test")
     if len(usable) == 0:
         raise CaseError(f"All cases of {arguments.cases} are test cases; there is none to train on.")
+    digests = case_digests(usable, findings)
     if other is not None:
-        return usable, other
+        return usable, other, digests
     named = usable.where(lambda case: case.split in _VALIDATION)
     if len(named) and not share:
-        return usable.where(lambda case: case.split not in _VALIDATION), named
+        return usable.where(lambda case: case.split not in _VALIDATION), named, digests
     if share is None:
         share = DEFAULT_SHARE if len(usable.patients) >= FEWEST_PATIENTS else 0.0
     if share == 0.0:
-        return usable, usable.where(lambda case: False)
+        return usable, usable.where(lambda case: False), digests
     volumes = patient_volumes(usable, findings)
     judge: list[str] = []
     # Patients with and without haemorrhage apart: judged by patients without any, the network that sees nothing would be the best.
@@ -133,7 +145,7 @@ def chosen_cases(arguments: TrainingArguments, events: Events) -> tuple[CaseTabl
         part = {patient: ml for patient, ml in volumes.items() if (ml > 0) == with_blood}
         if with_blood or len(part) >= FEWEST_PATIENTS:
             judge += split_validation(part, share, settings_seed(arguments))[1]
-    return usable.of_patients([p for p in usable.patients if p not in judge]), usable.of_patients(judge)
+    return usable.of_patients([p for p in usable.patients if p not in judge]), usable.of_patients(judge), digests
 
 
 def settings_seed(arguments: TrainingArguments) -> int:

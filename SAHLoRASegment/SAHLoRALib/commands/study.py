@@ -49,6 +49,7 @@ def from_file(rest: Sequence[str]) -> Arguments | None:
 
 def run(arguments: Arguments, events: Events) -> int:
     """Returns the exit code. Raises SAHLoRAError."""
+    from ..pretraining import with_base
     from ..study import run_study
 
     executor = None
@@ -56,7 +57,7 @@ def run(arguments: Arguments, events: Events) -> int:
         from ..distribute import on_cluster
 
         executor = on_cluster(arguments.dask)
-    result = run_study(arguments.study, events, executor)
+    result = run_study(with_base(arguments.study, events), events, executor)
     if result.tables is None:
         if not result.failed:  # not the leading one of torchrun's processes
             return 0

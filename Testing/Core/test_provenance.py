@@ -1,0 +1,94 @@
+"""What made a model or a study stands in its header, its card and beside its tables, without names."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from SAHLoRALib import __version__
+from SAHLoRALib.card import card_text
+from SAHLoRALib.cli import main
+from SAHLoRALib.provenance import program, table_digest
+from SAHLoRALib.study_config import StudyConfig
+from SAHLoRALib.weights import read_info
+from tiny_cohort import flags, save_cohort, save_tiny_base
+
+Capture = pytest.CaptureFixture[str]
+
+
+def test_the_program_names_its_commit_in_a_checkout_and_only_there(tmp_path: Path) -> None:
+    assert program(tmp_path) == f"SAHLoRA {__version__}"
+    checkout = tmp_path / "checkout"
+    (checkout / "SAHLoRASegment").mkdir(parents=True)
+    git = ["git", "-C", str(checkout), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"]):
+        subprocess.run([*git, *words], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout[:12]
+    assert program(checkout) == f"SAHLoRA {__version__} (commit {commit})"
+
+
+def test_the_digest_of_a_table_follows_what_it_holds_and_not_its_names() -> None:
+    assert table_digest({"a": "1", "b": "2"}) == table_digest({"x": "2", "y": "1"}) != table_digest({"a": "1", "b": "3"})
+
+
+def test_header_and_card_tell_program_and_cases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAHLORA_MODELS", str(tmp_path / "models"))
+    save_tiny_base(tmp_path / "models")
+    told = {}
+    for name, more in (("folds", ["--folds", "2"]), ("one", ["--folds", "0"]), ("other", ["--folds", "0"])):
+        cases = save_cohort(tmp_path / name, (3, 5, 7, 4) if name != "other" else (3, 5, 7, 6))
+        assert main(["train", str(cases), "--name", name, "--run", str(tmp_path / f"run-{name}"), "--base", "tiny", *flags(), *more]) == 0
+        info = read_info(tmp_path / "models" / f"{name}.safetensors")
+        told[name] = info.training["cases_digest"]
+        assert info.training["program"] == program()
+        assert f"trained by {program()}, from cases with the digest `{told[name]}`" in card_text(info)
+    assert told["folds"] == told["one"] != told["other"]
+
+
+def test_one_file_holds_pretraining_and_study(tmp_path: Path, capsys: Capture) -> None:
+    trauma = save_cohort(tmp_path / "tbi", (3, 4, 5, 6, 7))
+    save_cohort(tmp_path / "asah", (2, 4, 6, 8))
+    quick = {"steps": 2, "steps_per_epoch": 2, "batch": 4, "crop": [48, 32], "threads": 1, "device": "cpu", "precision": "float32"}
+    small = {**quick, "network": {"levels": 2, "width": 4}, "grid": {"pixel_mm": 5.0, "multiple": 4}}
+    settings = {
+        "cases": "asah/cases.csv", "output": "study", "methods": ["zero-shot", "cp-lora"], "ranks": [1], "folds": 2, "resamples": 50,
+        "training": quick, "pretraining": {"cases": "tbi/cases.csv", "validation": 0.2, "training": small},
+    }  # fmt: skip
+    file = tmp_path / "study.json"
+    file.write_text(json.dumps(settings), encoding="utf-8")
+    study = StudyConfig.read(file)
+    assert study.pretraining and study.pretraining.cases == trauma
+    assert StudyConfig.from_dict(json.loads(json.dumps(study.as_dict()))) == study
+    assert main(["study", "--file", str(file)]) == 0
+    base = read_info(tmp_path / "study" / "base.safetensors")
+    assert (base.kind, base.training["cases"], base.training["validation_cases"]) == ("base", 4, 1)
+    made = json.loads((tmp_path / "study" / "made_of.json").read_text(encoding="utf-8"))
+    assert made["program"] == program() and made["base"]["digest"] == base.digest and len(made["runs"]) >= 3
+    assert all((tmp_path / "study" / "runs" / name).is_dir() for name in made["runs"])
+    assert made["cases_digest"] in (tmp_path / "study" / "report.md").read_text(encoding="utf-8")
+    # Again: nothing is trained; with other settings the base that lies there is not taken.
+    capsys.readouterr()
+    assert main(["study", "--file", str(file)]) == 0 and "is finished already" in capsys.readouterr().err
+    settings["pretraining"]["training"]["learning_rate"] = 0.5  # type: ignore[index]
+    file.write_text(json.dumps(settings), encoding="utf-8")
+    assert main(["study", "--file", str(file)]) == 2 and "another pre-training" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("pretraining", "told"),
+    [
+        ({"cases": "a.csv", "epochs": 3}, "Unknown setting epochs in the study's pretraining"),
+        ({"validation": 0.1}, "No cases are named"),
+        ({"cases": "a.csv", "validation": 0.9}, "between 0 and 0.5"),
+        ({"cases": "a.csv", "training": {"strategy": "all"}}, "trains from scratch"),
+        ({"cases": "nowhere.csv"}, "nowhere.csv"),
+    ],
+)
+def test_wrong_pretraining_is_told_in_a_sentence(pretraining: dict[str, object], told: str, tmp_path: Path, capsys: Capture) -> None:
+    save_cohort(tmp_path / "asah", (2, 4, 6))
+    (tmp_path / "study.json").write_text(json.dumps({"cases": "asah/cases.csv", "output": "study", "pretraining": pretraining}), encoding="utf-8")
+    assert main(["study", "--file", str(tmp_path / "study.json")]) == 2
+    said = capsys.readouterr().err
+    assert told in said and "Traceback" not in said
