@@ -625,7 +625,7 @@ def test_frozen_norms_stay_on_the_bases_statistics_in_training(network, image):
     attach(network, AdapterConfig(norm="frozen"))
     before, statistics = network.eval()(image), running(network)
     network.train()
-    assert torch.equal(network(image), before)
+    assert torch.allclose(network(image), before, rtol=1e-5, atol=1e-6)  # the held norms work inside the kernels: rounding
     assert all(torch.equal(t, statistics[name]) for name, t in running(network).items())
     assert not [name for name, _ in trainable_parameters(network) if ".update." not in name]
 
@@ -634,7 +634,7 @@ def test_affine_norms_learn_their_weights_on_the_bases_statistics(network, image
     attach(network, AdapterConfig(norm="affine", modules=("stem", "head")))
     before, statistics = network.eval()(image), running(network)
     network.train()
-    assert torch.equal(network(image), before)
+    assert torch.allclose(network(image), before, rtol=1e-5, atol=1e-6)
     assert all(torch.equal(t, statistics[name]) for name, t in running(network).items())
     learns = {name for name, _ in trainable_parameters(network) if ".update." not in name}
     assert learns == {f"{layer}.1.{part}" for layer in ("stem.0", "stem.1", "head.0", "head.1") for part in ("weight", "bias")}
