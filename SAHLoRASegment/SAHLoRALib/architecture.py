@@ -21,10 +21,10 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dilations", tuple(int(d) for d in self.dilations))
-        if not 1 <= self.levels <= 6:
-            raise ConfigError(f"levels must be between 1 and 6, not {self.levels}.")
-        if not 1 <= self.width <= 512:
-            raise ConfigError(f"width must be between 1 and 512, not {self.width}.")
+        for name, most in (("levels", 6), ("width", 512)):
+            value = getattr(self, name)
+            if not (isinstance(value, int) and 1 <= value <= most):
+                raise ConfigError(f"{name} must be a whole number between 1 and {most}, not {value}.")
         if not self.dilations or min(self.dilations) < 1:
             raise ConfigError(f"dilations must be positive whole numbers, not {self.dilations}.")
 

@@ -280,7 +280,8 @@ def test_a_file_of_the_future_asks_for_an_update(base):
 @pytest.mark.parametrize(
     "change",
     [
-        {"format_version": "1"}, {"format_version": 0}, {"kind": "toy"}, {"kind": "adapter"}, {"network": {"levels": 99}}, {"network": {"layers": 3}},
+        {"format_version": "1"}, {"format_version": 0}, {"kind": "toy"}, {"kind": "adapter"}, {"network": {"levels": 99}},
+        {"network": {"levels": 2.0}}, {"network": {"layers": 3}},
         {"network": 3}, {"grid": {"pixel_mm": 0, "window": [0, 1], "multiple": 1}}, {"grid": {}}, {"digest": None}, {"digest": "abc"},
         {"threshold": 2}, {"threshold": "high"}, {"adapter": {"method": "cp-lora"}}, {"base_digest": 5}, {"training": 7},
     ],

@@ -56,13 +56,13 @@ def watch(minutes: float, output: Path, seed: int, only: list[str]) -> int:
         command = [sys.executable, __file__, "--output", str(output), "--seed", str(seed + turn), "--worker", name, str(min(seconds, left))]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + HANG_SECONDS + 30)
-            told, code = done.stdout, done.returncode
+            told, words, code = done.stdout, done.stderr, done.returncode
         except subprocess.TimeoutExpired as late:
-            told, code = (late.stdout or b"").decode(errors="replace"), "hang"
+            told, words, code = (late.stdout or b"").decode(errors="replace"), "", "hang"
         counts = [line for line in told.splitlines() if line.startswith("read ")]
         read[name] += int(counts[-1].split()[1]) if counts else 0
         if code != 0:
-            _keep_current(name, output, code)
+            _keep_current(name, output, code, words)
             print(f"{name}: the process ended with {code}", flush=True)
     findings = sorted(p.name for p in output.iterdir() if p.suffix == ".txt")
     print("\n".join(f"{count:8,} {name}" for name, count in read.items()))
@@ -123,12 +123,12 @@ def _keep(name: str, output: Path, data: bytes, error: BaseException) -> None:
         (output / f"{stem}.txt").write_text("".join(traceback.format_exception(error))[-6000:], encoding="utf-8", errors="backslashreplace")
 
 
-def _keep_current(name: str, output: Path, code: object) -> None:
+def _keep_current(name: str, output: Path, code: object, words: str) -> None:
     current = _current(name, output)
     stem = f"{name.replace(' ', '-')}-process-{code}-{int(time.time())}"
     if current.exists():
         os.replace(current, output / f"{stem}.bin")
-    (output / f"{stem}.txt").write_text(json.dumps({"target": name, "code": str(code)}), encoding="utf-8")
+    (output / f"{stem}.txt").write_text(json.dumps({"target": name, "code": str(code)}) + "\n" + words[-6000:], encoding="utf-8")
 
 
 if __name__ == "__main__":
