@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from .crashlog import write_crash_log
+from .crashlog import in_words
 from .ct import CTVolume, mask_image, read_ct, write_image, write_segmentation
 from .errors import DAMAGED, Cancelled, OutputError, SAHLoRAError
 from .events import Events
-from .files import write_text
+from .files import sweep, write_text
 from .inputs import ScanInput, unique_name
 from .montage import write_montage
 
@@ -215,7 +215,7 @@ def _sentence(error: Exception, scan: ScanInput) -> str:
         return str(error)
     if isinstance(error, MemoryError):
         return f"{scan.path}: the memory does not suffice for this scan; close other programs or use a larger machine."
-    return f"{scan.path}: {write_crash_log(error)}"
+    return f"{scan.path}: {in_words(error)}"
 
 
 def _storable(ct: CTVolume) -> Any:
@@ -250,6 +250,7 @@ def _belongs_to_another(folder: Path, path: Path) -> bool:
 
 def _clear(folder: Path) -> None:
     """Remove what this program wrote into the folder before, and nothing else."""
+    sweep(folder)
     ours = [REPORT, MONTAGE, *(f"{what}.{ending}" for what in ("mask", "probability", "ct") for ending in get_args(Format))]
     try:
         for name in ours:

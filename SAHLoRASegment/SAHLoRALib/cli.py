@@ -26,7 +26,7 @@ from types import ModuleType
 from typing import Any
 
 from . import __version__
-from .crashlog import write_crash_log
+from .crashlog import in_words, write_crash_log
 from .errors import Cancelled, ConfigError, SAHLoRAError, one_line
 from .events import ConsoleEvents, Events, JsonEvents
 
@@ -73,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         advice = "install SAHLoRA with its dependencies (pip install .), or in Slicer press “Install” in the module"
         return _fail(f"The Python package {error.name} is missing; {advice}.", events, 2)
     except Exception as error:  # the last line of defence: nobody sees a traceback
-        return _fail(write_crash_log(error), events, BUG_EXIT_CODE)
+        words = in_words(error, bug=False)
+        return _fail(words or write_crash_log(error), events, 2 if words else BUG_EXIT_CODE)
 
 
 def _dispatch(arguments: list[str], events: Events) -> int:

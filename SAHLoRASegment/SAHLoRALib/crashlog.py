@@ -1,4 +1,4 @@
-"""What nobody foresaw: the traceback goes into a file, people read one line."""
+"""Errors of the computer and of libraries as one line for people: what the machine refused with advice, a bug with its traceback in a file."""
 
 from __future__ import annotations
 
@@ -10,6 +10,28 @@ import tempfile
 import traceback
 
 from . import __version__
+from .errors import one_line
+
+#: How PyTorch, oneDNN, NumPy, SimpleITK and the system's loader say that memory ran out.
+_NO_MEMORY = ("out of memory", "allocate memory", "bad_alloc", "failed to allocate", "unable to allocate", "can't start new thread")
+
+#: How PyTorch says that the GPU, its driver or the way to it is gone.
+_NO_GPU = ("cuda error", "cuda driver", "cudnn error", "cudnn_status", "cublas_status", "nccl error")
+
+
+def in_words(error: BaseException, bug: bool = True) -> str:
+    """One line for people about an error that is no SAHLoRAError. bug=False: "" instead of a crash log where the machine is not to blame."""
+    text = str(error).lower()
+    if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):
+        gpu = "cuda" in text or "mps backend" in text
+        whose, other = ("memory of the GPU", "or the device cpu") if gpu else ("memory", "or use a larger machine")
+        return f"The {whose} does not suffice; close other programs, choose a smaller batch or crop, {other}."
+    if isinstance(error, RuntimeError) and any(words in text for words in _NO_GPU):
+        reason = one_line(str(error).splitlines()[0], 120).rstrip(".")
+        return f"The GPU failed ({reason}); the same command goes on from the last checkpoint once it is back, or choose the device cpu."
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'A file'} cannot be read or written: {one_line(error.strerror)}. Free some space or choose another folder."
+    return write_crash_log(error) if bug else ""
 
 
 def write_crash_log(error: BaseException) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,10 +33,12 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def alone(folder: Path | str, wanted: bool = True) -> Iterator[None]:
+def alone(folder: Path | str, wanted: bool = True, *, keep_lock: bool = True) -> Iterator[None]:
     """Work in `folder` while no other process does; the lock falls with the process, whatever ends it. wanted=False: no lock.
+    keep_lock=False: its file does not stay among the results.
 
-    Raises OutputError where another process works there, or where the folder cannot be made.
+    What a killed process had begun to write there is taken away. Raises OutputError where another process works there, or where the folder cannot
+    be made.
     """
     if not wanted:
         yield
@@ -52,9 +55,21 @@ def alone(folder: Path | str, wanted: bool = True) -> Iterator[None]:
     except OSError as error:
         raise OutputError(f"Cannot write in {folder}: {error.strerror or error}. Choose another folder.") from error
     try:
+        sweep(folder)
         yield
     finally:
+        if not keep_lock:
+            with contextlib.suppress(OSError):  # Windows removes it only after its release
+                Path(lock.lock_file).unlink()
         lock.release()
+
+
+def sweep(folder: Path) -> None:
+    """Take away the temporary files of `replacing` that lie in this very folder: of processes that were killed. No other may be writing there."""
+    with contextlib.suppress(OSError):
+        for path in folder.glob(".*"):
+            if re.match(r"\.[0-9a-f]{8}\.", path.name) and path.is_file():
+                path.unlink(missing_ok=True)
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -165,9 +165,11 @@ def execute(
     group = group or Group()
     done = finished(run, folder)
     wait_for_all(group, run.config)
-    if done is not None:
-        return done
     here = folder / run.name
+    if done is not None:
+        if group.leads:
+            tidy(here, done)
+        return done
     number, total = place
     events.check_cancel()
     result = RunResult(run.digest, run.label, run.fold, [])
@@ -270,8 +272,13 @@ def _read_row(here: Path, name: str, model: str) -> dict[str, Any] | None:
 
 
 def _write_result(here: Path, result: RunResult) -> None:
-    """Its presence says that the run is complete; the checkpoint is not needed any more."""
+    """Its presence says that the run is complete."""
     write_text(here / RESULT, json.dumps({"format": FORMAT, "complete": True, **_plain(asdict(result))}, indent=1, allow_nan=False) + "\n")
+    tidy(here, result)
+
+
+def tidy(here: Path, result: RunResult) -> None:
+    """Take away what a finished run needs no more: its checkpoint, its cases' figures. Called again for one that was killed before it came to it."""
     with contextlib.suppress(OSError):
         (here / CHECKPOINT).unlink(missing_ok=True)
         for row in result.rows:

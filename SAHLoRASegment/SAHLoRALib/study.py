@@ -14,7 +14,7 @@ from pathlib import Path
 from .cases import CaseTable
 from .catalogue import Catalogue
 from .cohort import Cohort
-from .crashlog import write_crash_log
+from .crashlog import in_words
 from .crossvalidation import FOLDS, RUNS, Usable, plan_folds, processes, usable_cases
 from .errors import Cancelled, ConfigError, OutputError, SAHLoRAError
 from .events import Events
@@ -22,7 +22,7 @@ from .files import alone, write_text
 from .folds import Folds, folds_for
 from .parallel import Group
 from .provenance import program, table_digest
-from .runs import ZERO_SHOT, ZERO_SHOT_CHOSEN, Run, RunResult, effective, execute, finished, run_digest
+from .runs import ZERO_SHOT, ZERO_SHOT_CHOSEN, Run, RunResult, effective, execute, finished, run_digest, tidy
 from .study_config import StudyConfig
 from .study_tables import Tables, choose_reference, make_tables
 from .training_config import TrainingConfig
@@ -151,6 +151,10 @@ def in_this_process(group: Group) -> Executor:
     def do(work: Work, runs: Sequence[Run], events: Events) -> Outcomes:
         cohort = Cohort(work.table, work.base, work.memory_gb)
         outcomes: Outcomes = {run.digest: result for run in runs if (result := finished(run, work.folder)) is not None}
+        if group.leads:
+            for run in runs:
+                if isinstance(known := outcomes.get(run.digest), RunResult):
+                    tidy(work.folder / run.name, known)
         # Finished ones first: the estimate of the time left counts from there.
         for run in [run for run in runs if run.digest not in outcomes]:
             outcomes[run.digest] = attempt(run, cohort, work.folder, events, place=(len(outcomes), len(runs)), group=group)
@@ -181,11 +185,7 @@ def attempt(
 
 
 def _sentence(error: Exception) -> str:
-    if isinstance(error, SAHLoRAError):
-        return str(error)
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
-        return "The memory does not suffice for this run; choose a smaller batch or crop."
-    return write_crash_log(error)
+    return str(error) if isinstance(error, SAHLoRAError) else in_words(error)
 
 
 def _tables(config: StudyConfig, runs: Sequence[Run], done: Sequence[tuple[Run, RunResult]], base: ModelInfo | None) -> Tables | None:

@@ -69,6 +69,17 @@ def test_a_killed_run_leaves_whole_files_and_goes_on(name: str, moment: Trouble,
     holds(job(name), tmp_path)
 
 
+def test_what_a_finished_run_had_no_time_to_take_away_goes_with_the_next_call(job: Callable[[str], Job], tmp_path: Path) -> None:
+    run = job("cross-validation").start(tmp_path)
+    assert run.wait() == 0
+    [fold, *_] = sorted(p.parent for p in tmp_path.rglob("run.json"))
+    case = next((fold / "predictions").glob("*.nrrd")).stem
+    for left in (fold / "predictions" / f"{case}.json", fold / "checkpoint.safetensors", tmp_path / "run" / ".0123abcd.report.md"):
+        left.write_text("{}")
+    job("cross-validation").finish(tmp_path)
+    assert not (fold / "checkpoint.safetensors").exists() and unfinished(tmp_path) == []
+
+
 @pytest.mark.robust
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", WANTED)

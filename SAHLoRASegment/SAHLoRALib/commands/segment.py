@@ -50,6 +50,7 @@ class Arguments(Common):
 def run(arguments: Arguments, events: Events) -> int:
     """Returns the exit code. Raises SAHLoRAError."""
     from ..batch import SUMMARY, Outputs, exit_code, segment_batch
+    from ..files import alone
     from ..inputs import find_inputs
     from ..segmenter import Segmenter, choose_models
 
@@ -62,11 +63,13 @@ def run(arguments: Arguments, events: Events) -> int:
 
         base, adapter = choose_models(arguments.model, arguments.adapter)
         events.log(f"{_models(base, adapter)}.")
-        results = segment_on_cluster(arguments.dask, base, adapter, arguments.settings, scans, outputs, events, arguments.series)
+        with alone(arguments.output, keep_lock=False):
+            results = segment_on_cluster(arguments.dask, base, adapter, arguments.settings, scans, outputs, events, arguments.series)
     else:
         segmenter = Segmenter.load(arguments.model, arguments.adapter, arguments.settings)
         events.log(f"{_models(segmenter.base, segmenter.adapter)}. {segmenter.compute.reason}")
-        results = segment_batch(segmenter, scans, outputs, events, arguments.series)
+        with alone(arguments.output, keep_lock=False):
+            results = segment_batch(segmenter, scans, outputs, events, arguments.series)
     code = exit_code(results)
     if code == 2:
         if len(results) == 1:
