@@ -124,6 +124,7 @@ class Segmenter:
         import torch
 
         from .device import choose_compute
+        from .folding import folded
 
         self.config = config or SegmentConfig()
         self.base, self.adapter = base, adapter
@@ -131,7 +132,7 @@ class Segmenter:
         self.grid = replace(base.grid, multiple=math.lcm(base.grid.multiple, network.config.multiple))
         self.compute = choose_compute(self.config.device, self.config.precision)
         self._batch = self.config.batch
-        network = network.eval().requires_grad_(False)
+        network = folded(network).requires_grad_(False)
         self._network = network.to(self.compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @classmethod
