@@ -24,7 +24,7 @@ def in_words(error: BaseException, bug: bool = True) -> str:
     text = str(error).lower()
     if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):
         gpu = "cuda" in text or "mps backend" in text
-        whose, other = ("memory of the GPU", "or the device cpu") if gpu else ("memory", "or use a larger machine")
+        whose, other = ("GPU's memory", "or the device cpu") if gpu else ("memory", "or use a larger machine")
         return f"The {whose} does not suffice; close other programs, choose a smaller batch or crop, {other}."
     if isinstance(error, RuntimeError) and any(words in text for words in _NO_GPU):
         reason = one_line(str(error).splitlines()[0], 120).rstrip(".")

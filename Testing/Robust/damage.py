@@ -116,13 +116,13 @@ def damaged_json(draw: st.DrawFn, seed: Any) -> str:
         holder, key = draw(st.sampled_from(places))
         kind = draw(st.sampled_from(["set", "set", "set", "drop", "add"]))
         if kind == "set":
-            holder[key] = draw(VALUES)
+            holder[key] = copy.deepcopy(draw(VALUES))  # a later exchange may go on inside it
         elif kind == "drop":
             del holder[key]
         elif isinstance(holder, dict):
-            holder[draw(st.sampled_from([*WORDS[:12], "rank", "levels", "format_version"]))] = draw(VALUES)
+            holder[draw(st.sampled_from([*WORDS[:12], "rank", "levels", "format_version"]))] = copy.deepcopy(draw(VALUES))
         else:
-            holder.insert(key, draw(VALUES))
+            holder.insert(key, copy.deepcopy(draw(VALUES)))
     return json.dumps(value)
 
 
