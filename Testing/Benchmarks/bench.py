@@ -1,194 +1,124 @@
 """``make bench``: how long a scan and a training step take, against the machine's own limit and against what a user would pick instead.
 
-Prints a Markdown table and keeps it with JSON in `results`, with the machine's description and its load at the start: on a busy machine wall-clock
-times say little, so compare ratios of one run only. Nothing here is a test, and no test asserts a time.
+Prints Markdown tables and keeps them with JSON in `results`, after each part, with the machine's description and its load before each part: on a
+busy machine wall-clock times say little, so compare ratios of one run only. Nothing here is a test, and no test asserts a time.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
-import platform
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import peers
+import segmenting
+import stepping
 import torch
-from SAHLoRALib import batch as batch_room
-from SAHLoRALib import segmenter as segmenter_room
-from SAHLoRALib import slices as slices_room
-from SAHLoRALib.adapters import AdapterConfig, attach, trainable_parameters
-from SAHLoRALib.device import bf16_support
-from SAHLoRALib.inputs import find_inputs
-from SAHLoRALib.loss import segmentation_loss
-from SAHLoRALib.network import MultiViewUnet
-from SAHLoRALib.phantom import PhantomConfig, make_cohort
+from clock import load, machine, matmul_peak
 
 HERE = Path(__file__).parent
-METHODS = ("lora-c", "conv-lora", "cp-lora", "dora-c", "conv-dora", "cp-dora")
+Row = dict[str, Any]
 
 
-def timed(work: Callable[[], Any], repeats: int = 3) -> float:
-    """Seconds of the fastest of some runs, after one to warm up."""
-    work()
-    return min(_seconds(work) for _ in range(repeats))
-
-
-def _seconds(work: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def machine() -> dict[str, Any]:
-    """What the numbers were measured on. load: processes that wanted a core in the minute before; more than 0 means a busy machine."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+def parts(work: Path, quick: bool) -> dict[str, Callable[[], Any]]:
+    """What is measured, in this order: what comes first is kept where the rest is interrupted."""
+    counts = (30,) if quick else (30, 300)
+    size = (4, 1, 208, 176) if quick else (8, 1, 208, 176)
+    scans = {n: segmenting.scan_of(work, n) for n in counts}
     return {
-        "processor": model, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__,
-        "python": platform.python_version(), "system": platform.platform(), "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }  # fmt: skip
-
-
-def matmul_peak(dtype: torch.dtype, size: int = 2048) -> float:
-    """GFLOP/s of a large square matrix product."""
-    a = torch.rand(size, size).to(dtype)
-    return 2 * size**3 / timed(lambda: a @ a, 5) / 1e9
-
-
-def segmentation(folder: Path, slices: int) -> dict[str, float]:
-    """Seconds of one synthetic scan of 512 × 512 × slices from file to mask on disk, by part, from a warm segmenter; start_up: a process's own.
-
-    The rest (skull, specks, report) is what the parts leave of the whole. GFLOP: of the convolutions, counted on the tensors that passed.
-    """
-    make_cohort(PhantomConfig(folder, seed=5, slices=slices))
-    scan = next(folder.glob("*/ct.nrrd"))
-    command = [sys.executable, "-m", "SAHLoRALib", "segment", str(scan), "--output", str(folder / "cold"), "--device", "cpu"]
-    cold = _seconds(lambda: subprocess.run(command, cwd=HERE.parents[1] / "SAHLoRASegment", check=True, capture_output=True))
-    segmenter = segmenter_room.Segmenter.load("tbi-base", config=segmenter_room.SegmentConfig(device="cpu"))
-    spent = dict.fromkeys(("reading", "skull", "resampling", "network", "way_back", "writing"), 0.0)
-    flop = 0.0
-
-    def count(layer: torch.nn.Conv2d, given: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
-        nonlocal flop
-        flop += 2.0 * out.numel() * layer.weight[0].numel()
-
-    def clocked(part: str, work: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*args: Any, **kwargs: Any) -> Any:
-            start = time.perf_counter()
-            try:
-                return work(*args, **kwargs)
-            finally:
-                spent[part] += time.perf_counter() - start
-
-        return run
-
-    places = ((slices_room, "intracranial", "skull"), (slices_room, "to_network", "resampling"), (slices_room, "from_network", "way_back"),
-              (segmenter, "_probabilities", "network"), (batch_room, "write_outputs", "writing"))  # fmt: skip
-    before = [(place, name, getattr(place, name)) for place, name, _ in places]
-    scans, outputs = find_inputs((scan,)), batch_room.Outputs(folder / "warm")
-    batch_room.segment_batch(segmenter, scans, outputs)
-    hooks = [layer.register_forward_hook(count) for layer in segmenter._network.modules() if isinstance(layer, torch.nn.Conv2d)]
-    batch_room.segment_batch(segmenter, scans, outputs)
-    for hook in hooks:
-        hook.remove()
-    try:
-        for place, name, part in places:
-            setattr(place, name, clocked(part, getattr(place, name)))
-        whole = _seconds(lambda: batch_room.segment_batch(segmenter, scans, outputs, read=clocked("reading", batch_room.read_ct)))
-    finally:
-        for place, name, work in before:
-            setattr(place, name, work)
-    dtype = torch.bfloat16 if segmenter.compute.bf16 else torch.float32
-    return {
-        "cold": cold, "start_up": cold - whole, "warm": whole, **spent, "rest": whole - sum(spent.values()),
-        "network_gflops": flop / spent["network"] / 1e9, "share_of_peak": flop / spent["network"] / 1e9 / matmul_peak(dtype),
-    }  # fmt: skip
-
-
-def step_of(network: torch.nn.Module, size: tuple[int, ...]) -> Callable[[], None]:
-    """A training step of whatever learns in the network, on random slices (n, 1, rows, columns), in bf16 where the processor has it."""
-    torch.manual_seed(0)
-    x = torch.rand(size).contiguous(memory_format=torch.channels_last)
-    target, weight = (torch.rand(size) > 0.95).float(), torch.ones(size[0])
-    optimiser = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad])
-    has_bf16 = bf16_support(torch.device("cpu"))[0]
-    network.train()
-
-    def step() -> None:
-        with torch.autocast("cpu", dtype=torch.bfloat16) if has_bf16 else contextlib.nullcontext():
-            logits = network(x)
-        optimiser.zero_grad(set_to_none=True)
-        segmentation_loss(logits, target, weight).backward()
-        optimiser.step()
-
-    return step
-
-
-def training(ranks: tuple[int, ...], size: tuple[int, ...]) -> list[dict[str, Any]]:
-    """Seconds of a step: standard fine-tuning, our adapters, and the peers' on the same network and batch."""
-    base = timed(step_of(MultiViewUnet().to(memory_format=torch.channels_last), size), 2)
-    rows: list[dict[str, Any]] = [{"what": "standard fine-tuning", "rank": "", "seconds": base, "ratio": 1.0, "note": ""}]
-    for rank in ranks:
-        for method in METHODS:
-            network = MultiViewUnet().to(memory_format=torch.channels_last)
-            attach(network, AdapterConfig(method=method, rank=rank))
-            seconds = timed(step_of(network, size), 2)
-            count = sum(p.numel() for _, p in trainable_parameters(network))
-            rows.append({"what": f"SAHLoRA {method}", "rank": rank, "seconds": seconds, "ratio": seconds / base, "note": f"{count:,} numbers"})
-        for name, wrap, note in peers.ADAPTERS:
-            seconds = timed(step_of(wrap(MultiViewUnet().to(memory_format=torch.channels_last), rank), size), 2)
-            rows.append({"what": name, "rank": rank, "seconds": seconds, "ratio": seconds / base, "note": note})
-    return rows
+        "peak": lambda: {"bf16": matmul_peak(torch.bfloat16), "float32": matmul_peak(torch.float32)},
+        **{f"segmentation {n}": lambda n=n: segmenting.segmentation(scans[n], work / f"masks-{n}") for n in counts},
+        "merged": lambda: segmenting.merged(stepping.METHODS, size),
+        **{f"training {r}": lambda r=r: stepping.training(r, size) for r in ((4,) if quick else (4, 16, 64))},
+        "feeding": lambda: stepping.feeding(size[0]),
+        **{f"peers {n}": lambda n=n: peers.segmentation(scans[n]) for n in counts},
+        "by slices": lambda: segmenting.by_slices(work, (30, 60) if quick else (30, 150, 300, 600)),
+        "by scans": lambda: segmenting.by_scans(scans[30], work, (1, 4) if quick else (1, 10, 30, 100)),
+        "by cases": lambda: stepping.by_cases(work / "phantom" / "cases.csv", (5, 20) if quick else (5, 50, 100, 200)),
+    }
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The tables."""
-    told = result["machine"]
+    """The tables of what was measured so far."""
+    told, found = result["machine"], result["found"]
+    loads = ", ".join(f"{part} {value:.1f}" for part, value in result["load"].items() if value is not None)
     lines = [
         f"# Measured {told['date']}", "",
-        f"{told['processor']}, {told['cores']} cores, {told['threads']} threads, torch {told['torch']}, load at the start {told['load']:.1f}.",
-        f"Peak of a matrix product: {result['peak']['bf16']:.0f} GFLOP/s bf16, {result['peak']['float32']:.0f} float32.", "",
+        f"{told['processor']}, {told['cores']} cores, {told['threads']} threads, torch {told['torch']}, commit {told['commit']}.",
+        f"Load (processes that wanted a core in the minute before; the part before leaves its own): {loads}.", "",
     ]  # fmt: skip
-    for slices, split in result["segmentation"].items():
-        lines += [f"## A scan of 512 × 512 × {slices}, seconds", "", "| part | s |", "|---|---|"]
-        lines += [f"| {part} | {value:.2f} |" for part, value in split.items()] + [""]
-        lines += [
-            f"{p['what']}: {p['seconds']:.0f} s, {p['seconds'] / split['cold']:.1f} times ours with start-up. {p['note']}"
-            for p in result["peers"][slices]
-        ]
-        lines.append("")
-    lines += ["## A training step", "", "| what | rank | s | ratio | note |", "|---|---|---|---|---|"]
-    lines += [f"| {r['what']} | {r['rank']} | {r['seconds']:.3f} | {r['ratio']:.2f} | {r['note']} |" for r in result["training"]]
-    return "\n".join(lines) + "\n"
+    if result["missing"]:
+        lines += ["Not measured: " + "; ".join(f"{part} ({why})" for part, why in result["missing"].items()) + ".", ""]
+    for part, rows in found.items():
+        kind = part.rstrip("0123456789 ")
+        lines += [f"## {_TITLES[kind].format(part[len(kind) :].strip())}", "", *_table(_as_rows(part, rows, found)), ""]
+    return "\n".join(lines)
+
+
+_TITLES = {
+    "peak": "GFLOP/s of a matrix product of 2048 × 2048",
+    "segmentation": "A scan of 512 × 512 × {}, from file to mask on disk, seconds",
+    "merged": "A forward pass with an adapter merged",
+    "training": "A training step at rank {}",
+    "feeding": "What feeds a training step, seconds",
+    "peers": "What others take for the scan of {} slices, seconds, beside ours with start-up",
+    "by slices": "Slices of 512 × 512, warm",
+    "by scans": "Scans of 512 × 512 × 30 in one call",
+    "by cases": "Reading training cases of 28 slices",
+}
+
+
+def _as_rows(part: str, found: Any, others: dict[str, Any]) -> list[Row]:
+    if part.startswith("segmentation"):
+        names = list(next(iter(found.values())))
+        return [{"part": name, **{precision: values[name] for precision, values in found.items()}} for name in names]
+    if part.startswith("peers"):
+        ours = others.get(part.replace("peers", "segmentation"), {})
+        return [{**row, **{f"times ours in {p}": row["seconds"] / v["cold"] for p, v in ours.items()}, "note": row["note"]} for row in found]
+    if part == "merged":
+        return [{"what": name, "seconds": value, "ratio": value / found["base"]} for name, value in found.items()]
+    return [{"what": name, "value": value} for name, value in found.items()] if isinstance(found, dict) else found
+
+
+def _table(rows: list[Row]) -> list[str]:
+    def cell(value: Any) -> str:
+        if isinstance(value, float):
+            return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+        return f"{value:,}" if isinstance(value, int) else str(value)
+
+    names = [name for name in rows[0] if name != "note"] + (["note"] if "note" in rows[0] else [])
+    return ["| " + " | ".join(names) + " |", "|" + "---|" * len(names), *("| " + " | ".join(cell(row[n]) for n in names) + " |" for row in rows)]
 
 
 def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one scan of 30 slices, one rank, small slices")
+    parser.add_argument("--quick", action="store_true", help="one scan of 30 slices, one rank, few cases: some minutes")
+    parser.add_argument("--only", nargs="+", default=[], metavar="PART", help="such as segmentation, training, peers")
     parser.add_argument("--work", type=Path, default=Path("build/bench"), help="folder for the scans and masks")
     given = parser.parse_args()
-    result: dict[str, Any] = {"machine": machine(), "quick": given.quick}
-    result["peak"] = {"bf16": matmul_peak(torch.bfloat16), "float32": matmul_peak(torch.float32)}
-    counts = (30,) if given.quick else (30, 300)
-    result["segmentation"] = {str(n): segmentation(given.work / f"scan-{n}", n) for n in counts}
-    scans = {str(n): next((given.work / f"scan-{n}").glob("*/ct.nrrd")) for n in counts}
-    result["peers"] = {n: peers.segmentation(scan) for n, scan in scans.items()}
-    result["training"] = training((4,) if given.quick else (4, 16, 64), (2, 1, 96, 80) if given.quick else (8, 1, 208, 176))
+    given.work.mkdir(parents=True, exist_ok=True)
+    work = given.work.resolve()
+    wanted = {name: part for name, part in parts(work, given.quick).items() if not given.only or name.startswith(tuple(given.only))}
+    result: dict[str, Any] = {"machine": machine(), "quick": given.quick, "load": {}, "found": {}, "missing": {}}
     folder = HERE / "results"
     folder.mkdir(exist_ok=True)
     name = f"{datetime.now(UTC):%Y%m%d-%H%M}{'-quick' if given.quick else ''}"
-    (folder / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
-    (folder / f"{name}.md").write_text(markdown(result))
+    for part, measure in wanted.items():
+        result["load"][part] = load()
+        print(f"{datetime.now(UTC):%H:%M:%S} {part}", flush=True)
+        try:
+            result["found"][part] = measure()
+        except Exception as error:  # a peer that is not installed, say: the other parts are still worth having
+            result["missing"][part] = f"{type(error).__name__}: {error}"
+        for suffix, text in ((".json", json.dumps(result, indent=2) + "\n"), (".md", markdown(result))):
+            temporary = folder / f"{name}{suffix}.new"
+            temporary.write_text(text)
+            os.replace(temporary, folder / f"{name}{suffix}")
     print(markdown(result))
 
 
