@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import itertools
 import json
 import multiprocessing
 import os
@@ -36,6 +37,7 @@ _PRELOADED = [
     *(f"SAHLoRALib.{name}" for name in ("cli", "study", "segmenter", "batch", "training", "report", "figures", "case_report")),
     *(f"SAHLoRALib.commands.{name}" for name in ("train", "segment", "study")),
 ]
+_numbers = itertools.count()
 #: No run of these tests takes nearly as long; what takes longer hangs.
 HANGS = 240.0
 
@@ -44,13 +46,14 @@ HANGS = 240.0
 class Trouble:
     """What happens to the process, each where it is asked for. All are counted from the first line of the command's own work.
 
-    rename, after_rename: it ends as if by kill -9 just before / just after it gives the n-th file its final name (from 1). file_bytes: no file may
-    grow longer. memory: bytes of address space beyond those of the start. remove: folder that goes when the n-th file gets its final name (n, path).
-    backwards: the wall clock runs back an hour at every look. gpu_lost: the n-th step of a training ends as steps on a lost GPU do.
-    mortal: the process that outgrows file_bytes is killed by the system in the middle of the write.
+    rename, after_rename: it ends as if by kill -9 just before / just after it gives the n-th file its final name (from 1). stop: it stands still
+    just before. file_bytes: no file may grow longer. mortal: a process that outgrows it is killed by the system in the middle of the write. memory:
+    bytes of address space beyond those of the start. remove: folder that goes when the n-th file gets its final name (n, path). backwards: the wall
+    clock runs back an hour at every look. gpu_lost: the n-th step of a training ends as steps on a lost GPU do.
     """
 
     rename: int = 0
+    stop: int = 0
     after_rename: int = 0
     file_bytes: int = 0
     mortal: bool = False
@@ -87,6 +90,16 @@ class Running:
         self.assert_alone()
         return self.killed
 
+    def wait_until_it_stands(self) -> None:
+        """Until it has come to where `Trouble.stop` holds it."""
+        end = time.monotonic() + HANGS
+        while Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+            assert self.process.is_alive() and time.monotonic() < end, self.said
+            time.sleep(0.01)
+
+    def go_on(self) -> None:
+        os.kill(self.process.pid, signal.SIGCONT)
+
     def assert_alone(self) -> None:
         """The group of the process is empty."""
         end = time.monotonic() + 10
@@ -113,7 +126,7 @@ class Running:
 
 def start(work: Callable[..., Any], arguments: tuple[Any, ...], folder: Path, trouble: Trouble | None = None) -> Running:
     """Begin work(*arguments) in a process of its own, in `folder` as its current one."""
-    said_in = folder / "said.txt"
+    said_in = folder.with_name(f"{folder.name}.said-{next(_numbers)}")
     process = _forks().Process(target=_child, args=(work, arguments, str(folder), str(said_in), trouble or Trouble()))
     process.start()
     return Running(process, said_in)
@@ -151,7 +164,7 @@ def contents(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in whole(folder):
         path = folder / name
-        if path.name in ("checkpoint.safetensors", "said.txt", "made_of.json"):
+        if path.name in ("checkpoint.safetensors", "made_of.json"):
             continue
         if name.endswith(".safetensors"):
             found[name] = {key: (value.dtype.str, value.shape, value.tobytes()) for key, value in load_file(path).items()}
@@ -228,7 +241,7 @@ def _child(work: Callable[..., Any], arguments: tuple[Any, ...], folder: str, sa
 
 
 def _bring(trouble: Trouble) -> None:
-    if trouble.rename or trouble.after_rename or trouble.remove:
+    if trouble.rename or trouble.after_rename or trouble.stop or trouble.remove:
         renames = 0
         doomed = False
 
@@ -242,6 +255,8 @@ def _bring(trouble: Trouble) -> None:
             renames += 1
             if renames == trouble.rename:
                 os.kill(os.getpid(), signal.SIGKILL)
+            if renames == trouble.stop:
+                os.kill(os.getpid(), signal.SIGSTOP)
             doomed = renames == trouble.after_rename
             if trouble.remove and renames == trouble.remove[0]:
                 shutil.rmtree(trouble.remove[1])

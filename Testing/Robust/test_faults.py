@@ -125,7 +125,7 @@ def test_a_kill_while_an_adapter_is_written_leaves_the_old_one_or_the_new(kills:
         assert run.kill()
         assert load_network(base, read_info(folder / "mine.safetensors"))[1].threshold in (0.25, 0.75)
         halves += len(unfinished(folder))
-        assert set(whole(folder)) == {"mine.safetensors", "said.txt"}
+        assert whole(folder) == ["mine.safetensors"]
     if kills > 1:
         faults_table(
             f"adapter being written over and over: {kills} kills (kill -9 at a random time)",
