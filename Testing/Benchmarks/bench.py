@@ -37,8 +37,8 @@ def parts(work: Path, quick: bool) -> dict[str, Callable[[], Any]]:
         "feeding": lambda: stepping.feeding(size[0]),
         **{f"peers {n}": lambda n=n: peers.segmentation(scans[n]) for n in counts},
         "by slices": lambda: segmenting.by_slices(work, (30, 60) if quick else (30, 150, 300, 600)),
-        "by scans": lambda: segmenting.by_scans(scans[30], work, (1, 4) if quick else (1, 10, 30, 100)),
         "by cases": lambda: stepping.by_cases(work / "phantom" / "cases.csv", (5, 20) if quick else (5, 50, 100, 200)),
+        "by scans": lambda: segmenting.by_scans(scans[30], work, (1, 4) if quick else (1, 10, 30, 100)),
     }
 
 
