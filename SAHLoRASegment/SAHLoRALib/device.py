@@ -80,6 +80,10 @@ def peak_memory_mb(device: torch.device) -> float:
     """The most memory that this process had, in MB: of the GPU's where it computes there, else resident. 0 where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
+    with contextlib.suppress(OSError, ValueError):  # Linux; getrusage counts there what the parent had when it started this process
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e6
     try:
         import resource
         import sys
