@@ -13,8 +13,10 @@ from . import __version__
 from .errors import one_line
 
 #: How PyTorch, oneDNN, NumPy, SimpleITK and the system's loader say that memory ran out.
-_NO_MEMORY = ("out of memory", "allocate memory", "bad_alloc", "failed to allocate", "unable to allocate", "can't start new thread")
-
+_NO_MEMORY = (
+    "out of memory", "allocate memory", "bad_alloc", "failed to allocate", "unable to allocate", "can't start new thread",
+    "could not create a primitive", "could not create a memory", "failed to map segment",
+)  # fmt: skip
 #: How PyTorch says that the GPU, its driver or the way to it is gone.
 _NO_GPU = ("cuda error", "cuda driver", "cudnn error", "cudnn_status", "cublas_status", "nccl error")
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import DAMAGED, CaseError, ConfigError
+from .errors import DAMAGED, CaseError, ConfigError, one_line
 from .files import write_text
 
 FORMAT = 1
@@ -95,7 +95,7 @@ class Folds:
         try:
             content: Any = json.loads(path.read_text(encoding="utf-8"))
             if content["format"] != FORMAT:
-                raise CaseError(f"{path} has format {content['format']}, this version reads {FORMAT}. Use the version that wrote it.")
+                raise CaseError(f"{path} has format {one_line(content['format'])}, this version reads {FORMAT}. Use the version that wrote it.")
             folds = {str(patient): int(fold) for patient, fold in content["folds"].items()}
             return cls(int(content["count"]), int(content["seed"]), tuple(float(e) for e in content["edges_ml"]), folds)
         except OSError as error:

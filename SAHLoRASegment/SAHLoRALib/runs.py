@@ -32,7 +32,7 @@ from .device import choose_compute, threads
 from .errors import DAMAGED, ConfigError, SAHLoRAError
 from .evaluation import labels_of
 from .events import Events
-from .files import replacing, write_text
+from .files import replacing, sweep, write_text
 from .metrics import case_metrics
 from .parallel import Group
 from .samples import SliceCache
@@ -164,11 +164,13 @@ def execute(
     """
     group = group or Group()
     done = finished(run, folder)
-    wait_for_all(group, run.config)
     here = folder / run.name
-    if done is not None:
-        if group.leads:
+    if group.leads:
+        sweep(here / PREDICTIONS)
+        if done is not None:
             tidy(here, done)
+    wait_for_all(group, run.config)
+    if done is not None:
         return done
     number, total = place
     events.check_cancel()

@@ -122,14 +122,23 @@ def test_fold_without_patients_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"format": 1}', '{"format": 1, "count": 3, "seed": 0, "edges_ml": [], "folds": {"a": 7}}', '{"format": 9}']
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"format": 1}',
+        '{"format": 1, "count": 3, "seed": 0, "edges_ml": [], "folds": {"a": 7}}',
+        '{"format": 9}',
+        '{"format": "1\\n2"}',
+    ],
 )
 def test_damaged_file_is_refused_and_kept(tmp_path: Path, text: str) -> None:
     path = tmp_path / "folds.json"
     path.write_text(text)
-    with pytest.raises(CaseError):
+    with pytest.raises(CaseError) as told:
         folds_for(path, {f"p{n}": float(n) for n in range(9)})
-    assert path.read_text() == text
+    assert path.read_text() == text and "\n" not in str(told.value)
 
 
 def test_volume_that_is_no_number_is_refused() -> None:
