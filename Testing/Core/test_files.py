@@ -65,3 +65,11 @@ def test_a_folder_is_worked_in_by_one_process_only_until_that_ends(tmp_path: Pat
         other.kill()  # a lock falls with its process
     with alone(tmp_path / "run"):
         pass
+
+
+def test_the_lock_of_a_results_folder_goes_and_so_does_what_a_killed_process_had_begun(tmp_path: Path) -> None:
+    for name in (".0123abcd.mask.nrrd", ".mine", "mask.nrrd"):
+        (tmp_path / name).write_text("")
+    with alone(tmp_path, keep_lock=False):
+        assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", ".mine", "mask.nrrd"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".mine", "mask.nrrd"]
