@@ -19,10 +19,14 @@ _MOST_SLICES = 48
 _PIXEL_MM = (0.05, 30.0)
 #: Less is a slab, in which no bleed could be measured.
 _LEAST_HEIGHT_MM = 5.0
+#: Half a degree. A gantry tilt shears slices against each other, never a slice in itself.
+_SKEW = 0.0087
+#: Enamel and sharp kernels stay below; scanners of 12 bits end at 3071. What is above 16 bits is padding.
+_DENSEST_BONE_HU, _PADDING_HU, _FEWEST_METAL_VOXELS = 3000.0, 32767.0, 8
 
 
 def check_head_ct(ct: CTVolume) -> tuple[str, ...]:
-    """Warnings about the geometry. Raises ScanError, one sentence, for what is not a head CT in HU."""
+    """Warnings about geometry and metal. Raises ScanError, one sentence, for what is not a head CT in HU."""
     where = f"{ct.source}: " if ct.source else ""
     if ct.hu.size == 0:
         raise ScanError(f"{where}the scan is empty.")
@@ -33,6 +37,8 @@ def check_head_ct(ct: CTVolume) -> tuple[str, ...]:
         raise ScanError(f"{where}the scan holds NaN or infinite values; write it again without them.")
     if low == high:
         raise ScanError(f"{where}the scan is empty: every voxel is {low:g}.")
+    if abs(float(ct.row_direction @ ct.column_direction)) > _SKEW:
+        raise ScanError(f"{where}rows and columns are not perpendicular; the geometry in the header is wrong, convert the scan again from DICOM.")
     if ct.gaps_mm.min() <= 0:
         raise ScanError(f"{where}the slices do not rise from one to the next; the geometry in the header is wrong.")
     told = [*ct.spacing, float(np.median(ct.gaps_mm))]
@@ -46,7 +52,15 @@ def check_head_ct(ct: CTVolume) -> tuple[str, ...]:
         raise ScanError(f"{where}the values are not those of a head CT in Hounsfield units (they run from {low:.0f} to {high:.0f}): {why}.")
     if (why := _not_a_head(pixels, (ct.spacing[0] * factors[0], ct.spacing[1] * factors[1]))) is not None:
         raise ScanError(f"{where}this does not look like a head CT: {why}.")
-    return geometry_warnings(ct)
+    return (*geometry_warnings(ct), *_metal_warning(ct, high))
+
+
+def _metal_warning(ct: CTVolume, high: float) -> tuple[str, ...]:
+    """Clips, coils, fillings: more than a few voxels denser than any bone."""
+    dense = ct.hu[(ct.hu > _DENSEST_BONE_HU) & (ct.hu < _PADDING_HU)] if high > _DENSEST_BONE_HU else ()
+    if len(dense) < _FEWEST_METAL_VOXELS:
+        return ()
+    return (f"There is metal in the scan (values up to {float(np.max(dense)):.0f} HU): streaks from it can look like blood.",)
 
 
 def _not_hu(pixels: np.ndarray, low: float, high: float) -> str | None:

@@ -19,9 +19,10 @@ import numpy as np
 import SimpleITK as sitk
 
 from .complete import is_complete
+from .errors import ScanError
 
 _HEADER = 348
-_CODES, _SFORM = slice(252, 256), slice(280, 328)
+_PIXDIM, _CODES, _SFORM = slice(80, 92), slice(252, 256), slice(280, 328)
 _FLIP = np.diag([-1.0, -1.0, 1.0])  # NIfTI is RAS, DICOM and ITK are LPS
 
 
@@ -58,11 +59,21 @@ def _sheared_affine(header: bytes, order: str) -> np.ndarray | None:
     return affine if skew > 1e-3 and abs(np.linalg.det(units)) > 0.2 else None
 
 
+def _says_no_size(header: bytes, order: str) -> bool:
+    """ITK takes 1 mm for a size that is 0."""
+    sizes = np.array(struct.unpack(order + "3f", header[_PIXDIM]))
+    return bool(struct.unpack(order + "2h", header[_CODES])[1] <= 0 and not (np.isfinite(sizes) & (sizes != 0)).all())
+
+
 def read_nifti(path: Path) -> sitk.Image:
-    """Read a NIfTI file; a sheared sform is kept. RuntimeError where ITK cannot read it or the file is cut short (ITK fills up with zeros)."""
+    """Read a NIfTI file; a sheared sform is kept. RuntimeError where ITK cannot read it or the file is cut short (ITK fills up with
+    zeros), ScanError for voxels without a size.
+    """
     found = _header(path)
     if not is_complete(path):
         raise RuntimeError(f"{path} is cut short")
+    if found is not None and _says_no_size(*found):
+        raise ScanError(f"{path}: the header tells no size of a voxel (pixdim is 0 or not a number); convert the scan again from DICOM.")
     affine = _sheared_affine(*found) if found else None
     if found is None or affine is None:
         return sitk.ReadImage(str(path))

@@ -423,3 +423,14 @@ def test_writing_to_a_bad_place_is_an_output_error_and_leaves_nothing(tmp_path: 
     with pytest.raises(OutputError, match="Cannot write"):
         write_segmentation(_some_mask(ct), ct, tmp_path / "file" / "mask.nrrd")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_metal_is_told_and_padding_is_not(tmp_path: Path, head: sitk.Image) -> None:
+    array = sitk.GetArrayFromImage(head).astype(np.int32)
+    for value, expected in ((8000, True), (60000, False)):
+        array[5, :4, :4] = value
+        changed = sitk.GetImageFromArray(array)
+        changed.CopyInformation(head)
+        sitk.WriteImage(changed, str(tmp_path / "ct.nrrd"))
+        told = " ".join(read_ct(tmp_path / "ct.nrrd").warnings)
+        assert ("metal in the scan (values up to 8000 HU)" in told) == expected

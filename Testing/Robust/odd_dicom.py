@@ -373,7 +373,7 @@ DICOM: tuple[OddScan, ...] = (
     taken("run-length compressed", _syntax(RLELossless)),
     taken("JPEG 2000", _by_gdcm("JPEG2000")),
     taken("JPEG without loss", _by_gdcm("JPEG")),
-    OddScan("a transfer syntax that nobody knows", _then(_unknown_syntax), refused="."),
+    OddScan("a transfer syntax that nobody knows", _then(_unknown_syntax), refused="damaged or cut short"),
     OddScan("no PixelSpacing", _plain(PixelSpacing=None), refused="PixelSpacing is missing"),
     OddScan("PixelSpacing of 0", _plain(PixelSpacing=[0, 0]), refused="impossible values"),
     OddScan("PixelSpacing of 300 mm", _plain(PixelSpacing=[300, 300]), refused="spacing"),
@@ -392,7 +392,7 @@ DICOM: tuple[OddScan, ...] = (
     OddScan("the last slice of zero bytes", _broken(-1, lambda raw: b""), refused="empty"),
     OddScan("a slice that is a text", _broken(3, lambda raw: b"404 not found\n"), refused="empty, damaged or cut short"),
     taken("a text beside the slices", _then(lambda paths, folder: (folder / "README.txt").write_text("nothing"))),
-    OddScan("a matrix of 65535 by 65535 that is not there", _then(_hostile_size), refused="."),
+    OddScan("a matrix of 65535 by 65535 that is not there", _then(_hostile_size), refused="too large for the memory"),
     OddScan("a single DICOM file", _single_file, refused="give the folder"),
     OddScan("a folder with a DICOMDIR only", _dicomdir_only, refused="no DICOM files"),
 )  # fmt: skip

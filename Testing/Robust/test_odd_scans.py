@@ -10,11 +10,12 @@ import pytest
 from conftest import Record
 from heads import save_seer
 from odd_dicom import DICOM
+from odd_images import IMAGES
 from odd_scan import OddScan
 from SAHLoRALib.cli import main
 
 #: One in six runs with every `make test`; the others with `make test-robust`.
-SCANS = [pytest.param(odd, id=odd.name, marks=[] if n % 6 == 0 and not odd.slow else [pytest.mark.robust]) for n, odd in enumerate(DICOM)]
+SCANS = [pytest.param(odd, id=odd.name, marks=[] if n % 6 == 0 and not odd.slow else [pytest.mark.robust]) for n, odd in enumerate((*DICOM, *IMAGES))]
 
 
 @pytest.fixture(scope="module")
