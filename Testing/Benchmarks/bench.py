@@ -18,7 +18,7 @@ import peers
 import segmenting
 import stepping
 import torch
-from clock import load, machine, matmul_peak
+from clock import load, machine, matmul_peak, use_processor_time
 
 HERE = Path(__file__).parent
 Row = dict[str, Any]
@@ -48,7 +48,7 @@ def markdown(result: dict[str, Any]) -> str:
     loads = ", ".join(f"{part} {value:.1f}" for part, value in result["load"].items() if value is not None)
     lines = [
         f"# Measured {told['date']}", "",
-        f"{told['processor']}, {told['cores']} cores, {told['threads']} threads, torch {told['torch']}, commit {told['commit']}.",
+        f"{told['processor']}, {told['cores']} cores, {told['threads']} threads, torch {told['torch']}, {told['commit']}, time {told['time']}.",
         f"Load (processes that wanted a core in the minute before; the part before leaves its own): {loads}.", "",
     ]  # fmt: skip
     if result["missing"]:
@@ -100,11 +100,16 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one scan of 30 slices, one rank, few cases: some minutes")
     parser.add_argument("--only", nargs="+", default=[], metavar="PART", help="such as segmentation, training, peers")
     parser.add_argument("--work", type=Path, default=Path("build/bench"), help="folder for the scans and masks")
+    parser.add_argument("--processor-time", action="store_true", help="for a busy machine: one thread, its own time; passes, steps and peers only")
     given = parser.parse_args()
+    if given.processor_time:
+        use_processor_time()
+        given.only = given.only or ["peak", "merged", "training", "feeding", "peers"]
     given.work.mkdir(parents=True, exist_ok=True)
     work = given.work.resolve()
     wanted = {name: part for name, part in parts(work, given.quick).items() if not given.only or name.startswith(tuple(given.only))}
-    result: dict[str, Any] = {"machine": machine(), "quick": given.quick, "load": {}, "found": {}, "missing": {}}
+    told = {**machine(), "time": "of the processor, by one thread" if given.processor_time else "by the clock"}
+    result: dict[str, Any] = {"machine": told, "quick": given.quick, "load": {}, "found": {}, "missing": {}}
     folder = HERE / "results"
     folder.mkdir(exist_ok=True)
     name = f"{datetime.now(UTC):%Y%m%d-%H%M}{'-quick' if given.quick else ''}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import platform
@@ -15,14 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from SAHLoRALib.device import peak_memory_mb
+
+_now = time.perf_counter
+
+
+def use_processor_time() -> None:
+    """From now on compute on one thread and count what this process has computed, which others on a busy machine change little."""
+    global _now
+    torch.set_num_threads(1)
+    _now = time.process_time
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """Wall-clock seconds of one run."""
-    start = time.perf_counter()
+    """Seconds of one run, by the clock on the wall if not told otherwise."""
+    start = _now()
     work()
-    return time.perf_counter() - start
+    return _now() - start
 
 
 def timed(work: Callable[[], Any], repeats: int = 3) -> float:
@@ -46,15 +53,6 @@ def in_own_process(work: Callable[..., Any], *arguments: Any) -> Any:
     """The result of a function of a module, from a fresh process: its peak of memory is that work's alone."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(work, *arguments).result()
-
-
-def peak_mb() -> float:
-    """MB that this process has had at most; on Linux from the kernel's status, since getrusage counts what the parent had when it began this one."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) / 1e3
-    return peak_memory_mb(torch.device("cpu"))
 
 
 def load() -> float | None:

@@ -12,11 +12,11 @@ from typing import Any
 
 import SimpleITK as sitk
 import torch
-from clock import in_own_process, matmul_peak, peak_mb, seconds, taking_turns
+from clock import in_own_process, matmul_peak, seconds, taking_turns
 from SAHLoRALib import batch as batch_room
 from SAHLoRALib import slices as slices_room
 from SAHLoRALib.adapters import AdapterConfig, attach, merge
-from SAHLoRALib.device import bf16_support
+from SAHLoRALib.device import bf16_support, peak_memory_mb
 from SAHLoRALib.folding import folded
 from SAHLoRALib.inputs import ScanInput, find_inputs
 from SAHLoRALib.network import MultiViewUnet
@@ -153,7 +153,7 @@ def by_scans(scan: Path, folder: Path, counts: tuple[int, ...]) -> list[dict[str
 
 def _repeated(scan: str, folder: str, count: int) -> dict[str, float]:
     segmenter = segmenter_of()
-    before = peak_mb()
+    before = peak_memory_mb(torch.device("cpu"))
     scans = [ScanInput(Path(scan), f"scan-{n:03}") for n in range(count)]
     spent = seconds(lambda: batch_room.segment_batch(segmenter, scans, batch_room.Outputs(Path(folder) / f"{count}")))
-    return {"seconds": spent, "peak_mb": peak_mb(), "before_mb": before}
+    return {"seconds": spent, "peak_mb": peak_memory_mb(torch.device("cpu")), "before_mb": before}

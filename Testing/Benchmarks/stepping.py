@@ -10,11 +10,11 @@ from typing import Any
 
 import peers
 import torch
-from clock import in_own_process, peak_mb, seconds, taking_turns
+from clock import in_own_process, seconds, taking_turns
 from SAHLoRALib.adapters import AdapterConfig, attach, trainable_parameters
 from SAHLoRALib.augment import augment
 from SAHLoRALib.cases import CaseTable
-from SAHLoRALib.device import bf16_support
+from SAHLoRALib.device import bf16_support, peak_memory_mb
 from SAHLoRALib.loss import segmentation_loss
 from SAHLoRALib.network import MultiViewUnet
 from SAHLoRALib.phantom import ScannerConfig, icbm_head, make_case
@@ -123,9 +123,9 @@ def by_cases(table: Path, counts: tuple[int, ...], memory_gb: float = 0.1) -> li
 
 def _read_cases(table: str, count: int, memory_gb: float) -> dict[str, float]:
     cases = list(CaseTable.read(table)) * count
-    before = peak_mb()
+    before = peak_memory_mb(torch.device("cpu"))
     with tempfile.TemporaryDirectory() as folder:
         held: list[SliceCache] = []
         spent = seconds(lambda: held.append(SliceCache.read(cases, PixelGrid(), memory_gb=memory_gb, spill=Path(folder))))
         size = sum(case.hu.nbytes + case.blood.nbytes for case in held[0].cases)
-        return {"seconds": spent, "cached_mb": size / 1e6, "peak_mb": peak_mb(), "before_mb": before}
+        return {"seconds": spent, "cached_mb": size / 1e6, "peak_mb": peak_memory_mb(torch.device("cpu")), "before_mb": before}
