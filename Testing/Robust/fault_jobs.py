@@ -80,6 +80,20 @@ def make_jobs(inputs: Path, new_folder: Callable[[str], Path]) -> Callable[[str]
     return make
 
 
+def write_adapters(base: str, path: str) -> None:
+    """Write an adapter over and over, its threshold in turn 0.25 and 0.75; for a process that is killed."""
+    from SAHLoRALib.adapters import AdapterConfig, attach
+    from SAHLoRALib.weights import load_network, read_info, save_adapter
+
+    info, config = read_info(base), AdapterConfig(method="cp-lora", rank=2)
+    network = load_network(info)[0]
+    attach(network, config)
+    for turn in range(10**9):
+        save_adapter(network, config, path, base=info, threshold=(0.25, 0.75)[turn % 2])
+        if turn == 0:
+            print("writing")
+
+
 def _flags(prefix: str) -> list[str]:
     words = []
     for name, value in SHORT.items():

@@ -33,7 +33,7 @@ from safetensors.numpy import load_file, safe_open
 ROOT = Path(__file__).resolve().parents[2]
 PLACES = [str(ROOT / "SAHLoRASegment"), str(ROOT / "Testing" / "Core"), str(ROOT / "Testing" / "Robust")]
 _PRELOADED = [
-    *("faults", "torch", "monai", "SimpleITK", "tyro", "filelock", "matplotlib.figure", "matplotlib.backends.backend_agg", "pingouin"),
+    *("fault_jobs", "torch", "monai", "SimpleITK", "tyro", "filelock", "matplotlib.figure", "matplotlib.backends.backend_agg", "pingouin"),
     *(f"SAHLoRALib.{name}" for name in ("cli", "study", "segmenter", "batch", "training", "report", "figures", "case_report")),
     *(f"SAHLoRALib.commands.{name}" for name in ("train", "segment", "study")),
 ]
@@ -218,20 +218,6 @@ def small_disk(place: Path, size: str = "100m") -> Iterator[Callable[[str], None
         yield change
     finally:
         subprocess.run(["umount", "-l", str(place)], check=True)
-
-
-def write_adapters(base: str, path: str) -> None:
-    """Write an adapter over and over, its threshold in turn 0.25 and 0.75; for a process that is killed."""
-    from SAHLoRALib.adapters import AdapterConfig, attach
-    from SAHLoRALib.weights import load_network, read_info, save_adapter
-
-    info, config = read_info(base), AdapterConfig(method="cp-lora", rank=2)
-    network = load_network(info)[0]
-    attach(network, config)
-    for turn in range(10**9):
-        save_adapter(network, config, path, base=info, threshold=(0.25, 0.75)[turn % 2])
-        if turn == 0:
-            print("writing")
 
 
 # ── in the process ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fault_jobs import Job, make_jobs, save_inputs
+from fault_jobs import Job, make_jobs, save_inputs, write_adapters
 from fault_table import Table, table_of_faults
-from faults import Running, Trouble, start, unfinished, whole, write_adapters
+from faults import Running, Trouble, start, unfinished, whole
 from SAHLoRALib.weights import load_network, read_info
 
 AREA = "Kills"
