@@ -76,11 +76,11 @@ def read_nifti(path: Path) -> sitk.Image:
         raise ScanError(f"{path}: the header tells no size of a voxel (pixdim is 0 or not a number); convert the scan again from DICOM.")
     affine = _sheared_affine(*found) if found else None
     if found is None or affine is None:
-        return sitk.ReadImage(str(path))
+        return _read(path)
     header, order = found
     qform_code = struct.unpack(order + "2h", header[_CODES])[0]
     if qform_code > 0:
-        image = sitk.ReadImage(str(path))
+        image = _read(path)
     else:
         # ITK refuses a file whose only transform is sheared: it gets a copy with an upright qform.
         with tempfile.TemporaryDirectory() as folder:
@@ -97,6 +97,14 @@ def read_nifti(path: Path) -> sitk.Image:
     image.SetDirection(tuple(float(v) for v in (affine[:, :3] / lengths).ravel()))
     image.SetOrigin(tuple(float(v) for v in affine[:, 3]))
     return image
+
+
+def _read(path: Path) -> sitk.Image:
+    """With ITK. Asked for scan.nii.gz it takes the voxels of a scan.nii beside it: such a file is read from a folder of its own."""
+    if not (path.name.lower().endswith(".nii.gz") and path.with_name(path.name[:-3]).exists()):
+        return sitk.ReadImage(str(path))
+    with tempfile.TemporaryDirectory() as folder:
+        return sitk.ReadImage(shutil.copyfile(path, str(Path(folder) / "alone.nii.gz")))
 
 
 def write_shear(path: Path, image: sitk.Image) -> None:

@@ -434,3 +434,9 @@ def test_metal_is_told_and_padding_is_not(tmp_path: Path, head: sitk.Image) -> N
         sitk.WriteImage(changed, str(tmp_path / "ct.nrrd"))
         told = " ".join(read_ct(tmp_path / "ct.nrrd").warnings)
         assert ("metal in the scan (values up to 8000 HU)" in told) == expected
+
+
+def test_a_packed_file_is_not_mistaken_for_the_unpacked_one_beside_it(tmp_path: Path, head: sitk.Image) -> None:
+    sitk.WriteImage(head + 7, str(tmp_path / "scan.nii"))
+    sitk.WriteImage(head, str(tmp_path / "scan.nii.gz"))
+    assert read_ct(tmp_path / "scan.nii").hu.max() == read_ct(tmp_path / "scan.nii.gz").hu.max() + 7
