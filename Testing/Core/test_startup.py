@@ -22,7 +22,7 @@ def loaded(*arguments: object) -> set[str]:
     """The modules that a process of its own has loaded when its command is done."""
     environment = {**os.environ, "PYTHONPATH": str(Path(SAHLoRALib.__file__).parents[1])}
     command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    ran = subprocess.run(command, capture_output=True, encoding="utf-8", check=False, env=environment)
     assert ran.returncode == 0, ran.stderr
     return set(ran.stdout.splitlines())
 
