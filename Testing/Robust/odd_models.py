@@ -90,6 +90,11 @@ def _torch_archive(path: Path) -> str:
     return str(path)
 
 
+def _other_file(path: Path) -> str:
+    path.parent.with_name("secrets.txt").write_text("root:x:0:0\n")
+    return f"{path.parent}/../secrets.txt"
+
+
 def _nan(raw: bytes) -> bytes:
     return raw[:-4] + struct.pack("<f", float("nan"))
 
@@ -125,6 +130,7 @@ MODELS = (
     OddModel("safetensors of another program", _header(lambda header: header.update(__metadata__={"format": "pt"})), "not one of SAHLoRA's"),
     OddModel("a pickle with the name of a weight file", _pickled, "cut short or damaged"),
     OddModel("an archive of torch.save", _torch_archive, "cut short or damaged"),
-    OddModel("a name that leads out of the model folder", lambda path: "../../etc/passwd", "cut short or damaged"),
+    OddModel("a path that leads out of the model folder to another file", _other_file, "cut short or damaged"),
+    OddModel("a path that leads out of the model folder to nothing", lambda path: f"{path.parent}/../../nobody/passwd", "There is no weight file"),
     OddModel("a model that is not there", lambda path: "nobody", "There is no model"),
 )
