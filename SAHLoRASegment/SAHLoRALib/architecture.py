@@ -13,18 +13,22 @@ MODULES = ("stem", "encoder", "multiview", "bottleneck", "decoder", "head")
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """levels: halvings of the resolution. width: channels of every convolution. dilations: of the multi-view branch."""
+    """levels: halvings of the resolution. width: channels of every convolution. dilations: of the multi-view branch.
+
+    growth: channels that each halving adds. The laboratory's network has none; at low resolution they cost little time.
+    """
 
     levels: int = 4
     width: int = 32
     dilations: tuple[int, ...] = (1, 2, 4)
+    growth: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dilations", tuple(int(d) for d in self.dilations))
-        for name, most in (("levels", 6), ("width", 512)):
+        for name, least, most in (("levels", 1, 6), ("width", 1, 512), ("growth", 0, 512)):
             value = getattr(self, name)
-            if not (isinstance(value, int) and 1 <= value <= most):
-                raise ConfigError(f"{name} must be a whole number between 1 and {most}, not {value}.")
+            if not (isinstance(value, int) and least <= value <= most):
+                raise ConfigError(f"{name} must be a whole number between {least} and {most}, not {value}.")
         if not self.dilations or min(self.dilations) < 1:
             raise ConfigError(f"dilations must be positive whole numbers, not {self.dilations}.")
 
@@ -32,6 +36,11 @@ class NetworkConfig:
     def multiple(self) -> int:
         """Rows and columns of the input must be a multiple of this."""
         return 2**self.levels
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels at each resolution, the finest first and the bottleneck last: levels + 1 numbers."""
+        return tuple(self.width + level * self.growth for level in range(self.levels + 1))
 
     def as_dict(self) -> dict[str, object]:
         return asdict(self) | {"dilations": list(self.dilations)}
@@ -69,19 +78,19 @@ def network_parameters(config: NetworkConfig) -> int:
 
 
 def _convolutions(config: NetworkConfig) -> Iterator[Convolution]:
-    width, levels, views = config.width, config.levels, len(config.dilations)
-    yield from _double("stem", 1, width)
-    for _ in range(levels):
-        yield from _double("encoder", width, width)
-    for module, blocks in (("multiview", levels), ("bottleneck", 1)):
-        for _ in range(blocks * views):
-            yield Convolution(module, width, width)
+    widths, levels, views = config.widths, config.levels, len(config.dilations)
+    yield from _double("stem", 1, widths[0], widths[0])
     for level in range(levels):
-        yield from _double("decoder", (2 if level == 0 else 3) * width, width)
-    yield from _double("head", 3 * width, width)
-    yield Convolution("head", 1, width, side=1, norm=False)
+        yield from _double("encoder", widths[level], widths[level], widths[level + 1])
+    for level in range(levels + 1):
+        for _ in range(views):
+            yield Convolution("multiview" if level < levels else "bottleneck", widths[level], widths[level])
+    for level in range(levels, 0, -1):
+        yield from _double("decoder", (2 if level == levels else 3) * widths[level], widths[level - 1], widths[level - 1])
+    yield from _double("head", 3 * widths[0], widths[0], widths[0])
+    yield Convolution("head", 1, widths[0], side=1, norm=False)
 
 
-def _double(module: str, inputs: int, width: int) -> Iterator[Convolution]:
-    yield Convolution(module, width, inputs)
-    yield Convolution(module, width, width)
+def _double(module: str, inputs: int, between: int, outputs: int) -> Iterator[Convolution]:
+    yield Convolution(module, between, inputs)
+    yield Convolution(module, outputs, between)

@@ -7,6 +7,8 @@ as the skip connection. The input is one axial slice; there are no orthogonal pl
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -38,10 +40,10 @@ class ConvNormReLU(nn.Sequential):
 
 
 class DoubleConv(nn.Sequential):
-    """Two ConvNormReLU, c → width → width."""
+    """Two ConvNormReLU, in_channels → between → out_channels."""
 
-    def __init__(self, in_channels: int, width: int) -> None:
-        super().__init__(ConvNormReLU(in_channels, width), ConvNormReLU(width, width))
+    def __init__(self, in_channels: int, between: int, out_channels: int) -> None:
+        super().__init__(ConvNormReLU(in_channels, between), ConvNormReLU(between, out_channels))
 
 
 class MultiViewBlock(nn.Module):
@@ -60,19 +62,22 @@ class MultiViewUnet(nn.Module):
     """(batch, 1, rows, columns) in [0, 1] → (batch, 1, rows, columns) logits.
 
     Rows and columns must be multiples of ``2 ** levels``. With width 32 and dilations 1, 2, 4 it has 232,737 parameters at 2 levels and
-    399,969 at 4.
+    399,969 at 4. With growth the encoder's second convolution brings the channels of the next resolution, the decoder's first takes them away.
     """
 
     def __init__(self, config: NetworkConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or NetworkConfig()
-        width, levels = config.width, config.levels
-        self.stem = DoubleConv(1, width)
-        self.encoder = nn.ModuleList(DoubleConv(width, width) for _ in range(levels))
-        self.multiview = nn.ModuleList(MultiViewBlock(width, width, config.dilations) for _ in range(levels))
-        self.bottleneck = MultiViewBlock(width, width, config.dilations)
-        self.decoder = nn.ModuleList(DoubleConv(2 * width if level == 0 else 3 * width, width) for level in range(levels))
-        self.head = nn.Sequential(ConvNormReLU(3 * width, width), ConvNormReLU(width, width), nn.Conv2d(width, 1, kernel_size=1))
+        widths, levels = config.widths, config.levels
+        deepest, finest = widths[-1], widths[0]
+        self.stem = DoubleConv(1, finest, finest)
+        self.encoder = nn.ModuleList(DoubleConv(fine, fine, coarse) for fine, coarse in pairwise(widths))
+        self.multiview = nn.ModuleList(MultiViewBlock(width, width, config.dilations) for width in widths[:-1])
+        self.bottleneck = MultiViewBlock(deepest, deepest, config.dilations)
+        self.decoder = nn.ModuleList(
+            DoubleConv((2 if level == levels else 3) * widths[level], widths[level - 1], widths[level - 1]) for level in range(levels, 0, -1)
+        )
+        self.head = nn.Sequential(ConvNormReLU(3 * finest, finest), ConvNormReLU(finest, finest), nn.Conv2d(finest, 1, kernel_size=1))
         self.pool = nn.MaxPool2d(2)
         self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
 

@@ -36,6 +36,7 @@ from .strategies import StillBatchNorm2d, select_parameters
 from .training_config import TrainingConfig
 from .validation import Score, validate
 from .weights import ModelInfo, load_adapted, load_network, save_adapter, save_base
+from .widening import widened
 
 __all__ = ["FitResult", "TrainingConfig", "fit", "save_model"]
 
@@ -47,7 +48,7 @@ class FitResult:
     config: as it was run (network and grid are the base's). history: one entry an epoch: epoch, step, loss, learning_rate, seconds, and from
     validation dice, soft_dice, threshold, best_dice, false_ml. best: the validation that chose the weights; None without validation cases.
     threshold: for the probability. trainable: how many numbers learnt. seconds: of all sittings together. stopped_early: patience ran out.
-    leads: this process is the one that writes files; False in all others of a torchrun. start: the adapter that was gone on from.
+    leads: this process is the one that writes files; False in all others of a torchrun. start: the model that was gone on from.
     """
 
     network: MultiViewUnet
@@ -82,8 +83,9 @@ def fit(
     """Train; the state lies in `folder`, and the same call goes on from there (resume=False starts anew).
 
     train_cases, validation_cases: cases as `samples.SliceCache.read` takes them, or caches on the base's grid. base: needed for every strategy but
-    "scratch". context: goes with the metric events (run, fold). start: an adapter of the same configuration on the same base, whose
-    training goes on. Under torchrun every process calls this with the same cases.
+    "scratch". context: goes with the metric events (run, fold). start: what the training goes on from, an adapter of the same
+    configuration on the same base, or for "scratch" a whole network, made wider where the configuration asks for more channels.
+    Under torchrun every process calls this with the same cases.
 
     Raises ConfigError, CaseError, ModelError; SAHLoRAError when the loss is not a number; Cancelled after a checkpoint.
     """
@@ -95,8 +97,10 @@ def fit(
         raise ConfigError(f"The strategy {config.strategy} fine-tunes a base, but none was given; name one, or use the strategy scratch.")
     else:
         config = replace(config, network=base.network, grid=base.grid)
-    if start is not None and (config.strategy != "adapter" or start.adapter != config.adapter):
-        raise ConfigError(f"Only {start.adapter} can go on from the adapter {start.name}, not {config.what}.")
+    if start is not None and config.strategy == "scratch" and start.stands_alone:
+        config = replace(config, grid=start.grid)
+    elif start is not None and (config.strategy != "adapter" or start.adapter != config.adapter):
+        raise ConfigError(f"Only {start.adapter or 'another network'} can go on from {start.name}, not {config.what}.")
     compute = choose_compute(config.device, config.precision)
     backend = "nccl" if compute.device.type == "cuda" else "gloo"
     with threads(config.threads), process_group(backend) as group, alone(folder, group.leads):
@@ -311,7 +315,7 @@ class _Run:
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a training to go on."""
-        start = {"adapter that is gone on from": self.start_from.digest} if self.start_from else {}
+        start = {"model that is gone on from": self.start_from.digest} if self.start_from else {}
         return {
             "config": self.config.identity(),
             "base": self.base.digest if self.base else None,
@@ -365,6 +369,8 @@ class _Run:
 
 def _prepared(config: TrainingConfig, base: ModelInfo | None, start: ModelInfo | None = None) -> MultiViewUnet:
     """The network at the start, with what learns set free and all else frozen, BatchNorm statistics too."""
+    if base is None and start is not None:
+        return widened(load_network(start)[0], config.network, config.seed)
     if base is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)

@@ -392,6 +392,20 @@ def test_pretrain_then_train_then_segment(cohort: Path, tmp_path: Path, models: 
     assert main([*train, "--run", str(run / "c"), *common]) == 2 and "already" in capsys.readouterr().err
 
 
+def test_pretrain_goes_on_from_a_base_and_widens_it(cohort: Path, tmp_path: Path, models: Path, capsys: Capture) -> None:
+    run = ["--run", str(tmp_path / "run"), "--crop", "32", "32", "--batch", "2", "--device", "cpu", "--steps", "2", "--steps-per-epoch", "2"]
+    wide = ["--network.levels", "2", "--network.width", "4", "--network.growth", "2"]
+    first = next(read_info(path) for path in models.iterdir() if read_info(path).kind == "base")
+    assert main(["pretrain", str(cohort), "--name", "wide", "--start", first.name, *run, *wide, "--learning-rate", "1e-9"]) == 0
+    base = read_info(models / "wide.safetensors")
+    assert base.kind == "base" and base.network.widths == (4, 6, 8) and base.grid == first.grid and base.base_digest is None
+    assert base.training["continued_from"] == {"name": first.name, "digest": first.digest}
+    capsys.readouterr()
+    again = ["pretrain", str(cohort), "--name", "deep", "--start", first.name, *run[2:], "--run", str(tmp_path / "other")]
+    assert main([*again, "--network.levels", "3", "--network.width", "4"]) == 2
+    assert "can only be made wider" in capsys.readouterr().err
+
+
 def test_training_stops_before_it_begins_where_cases_are_wrong(cohort: Path, tmp_path: Path, capsys: Capture) -> None:
     (cohort / "m1.nrrd").unlink()
     (cohort / "c3.nrrd").write_bytes(b"NRRD")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from SAHLoRALib.architecture import network_parameters
 from SAHLoRALib.errors import ConfigError
 from SAHLoRALib.network import MODULES, MultiViewUnet, NetworkConfig
 from torch import nn
@@ -22,6 +23,18 @@ def test_logits_have_the_shape_of_the_input(levels, rows, columns):
     assert rows % config.multiple == columns % config.multiple == 0
     logits = MultiViewUnet(config).eval()(torch.rand(2, 1, rows, columns))
     assert logits.shape == (2, 1, rows, columns)
+
+
+@pytest.mark.parametrize("config", [NetworkConfig(levels=2, width=4, growth=3), NetworkConfig(levels=3, width=5, dilations=(1, 3)), NetworkConfig()])
+def test_the_list_of_convolutions_tells_the_networks_size(config):
+    assert network_parameters(config) == parameters(MultiViewUnet(config))
+
+
+def test_growth_adds_channels_at_each_halving():
+    network = MultiViewUnet(NetworkConfig(levels=2, width=4, growth=3)).eval()
+    assert network.config.widths == (4, 7, 10)
+    assert [view.branch[0][0].out_channels for view in (*network.multiview, network.bottleneck)] == [4, 7, 10]
+    assert network(torch.rand(1, 1, 8, 12)).shape == (1, 1, 8, 12)
 
 
 def test_every_parameter_belongs_to_a_named_module():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import tyro
@@ -22,10 +22,19 @@ class Arguments(TrainingArguments):
 
     settings: Annotated[TrainingConfig, tyro.conf.arg(name="")] = field(default_factory=lambda: TrainingConfig(strategy="scratch"))
     """How it is trained."""
+    start: str | None = None
+    """Go on from this base (a name or a file) instead of from scratch; where --network.width or --network.growth ask for more channels than it has,
+    it is widened first and computes the same until it learns."""
 
 
 def run(arguments: Arguments, events: Events) -> int:
     """Returns 0. Raises SAHLoRAError."""
     if arguments.settings.strategy != "scratch":
         raise ConfigError(f"pretrain trains from scratch; for the strategy {arguments.settings.strategy} use: sahlora train.")
-    return train_and_save("pretrain", arguments, arguments.settings, None, events)
+    settings, start = arguments.settings, None
+    if arguments.start:
+        from ..catalogue import Catalogue
+
+        start = Catalogue().find(arguments.start, "base")
+        settings = replace(settings, grid=start.grid)
+    return train_and_save("pretrain", arguments, settings, None, events, start)
