@@ -47,8 +47,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``sahlora`` with these arguments (the process's own without them); returns the exit code and never raises."""
+def main(argv: Sequence[str] | None = None, **collaborators: Any) -> int:
+    """Run ``sahlora`` with these arguments (the process's own without them); returns the exit code and never raises.
+
+    collaborators: handed to the command beside its arguments, such as the loader of a process that keeps its network (see `warm`).
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError, OSError):
@@ -58,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = _with_job(arguments)
         if not isinstance(events, JsonEvents) and _asks_for_json(arguments):
             events = JsonEvents()
-        return _dispatch(arguments, events)
+        return _dispatch(arguments, events, collaborators)
     except SAHLoRAError as error:
         return _fail(str(error), events, error.exit_code)
     except KeyboardInterrupt:
@@ -77,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(words or write_crash_log(error), events, 2 if words else BUG_EXIT_CODE)
 
 
-def _dispatch(arguments: list[str], events: Events) -> int:
+def _dispatch(arguments: list[str], events: Events, collaborators: dict[str, Any]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(overview(), file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
@@ -92,7 +95,7 @@ def _dispatch(arguments: list[str], events: Events) -> int:
     told = parsed.make_events()
     try:
         with cancelled_by_signals(told):
-            return int(module.run(parsed, told))
+            return int(module.run(parsed, told, **collaborators))
     except SAHLoRAError as error:
         return _fail(str(error), told, error.exit_code)
 

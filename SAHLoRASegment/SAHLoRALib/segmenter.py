@@ -6,6 +6,7 @@ The network is merged with its adapter once. Slices pass through it in chunks, o
 
 from __future__ import annotations
 
+import copy
 import datetime
 import math
 import time
@@ -146,6 +147,15 @@ class Segmenter:
         base_info, adapter_info = choose_models(model, adapter, catalogue)
         network, _ = load_network(base_info, adapter_info)
         return cls(network, base_info, adapter_info, config)
+
+    def with_config(self, config: SegmentConfig) -> Segmenter:
+        """The same network under other settings. Raises ConfigError where the device or the precision is another, for which it was not made."""
+        if (config.device, config.precision) != (self.config.device, self.config.precision):
+            raise ConfigError(f"This network was made for {self.config.device} and {self.config.precision}; load it anew for others.")
+        other = copy.copy(self)
+        other.config, other._batch = config, config.batch
+        other.threshold = (self.adapter or self.base).threshold if config.threshold is None else config.threshold
+        return other
 
     def segment(self, ct: CTVolume, events: Events | None = None, keep_probability: bool = False) -> Segmentation:
         """Segment one scan. Raises Cancelled between chunks, ConfigError where the device's memory does not suffice for one slice."""

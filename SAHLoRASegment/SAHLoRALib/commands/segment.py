@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -15,6 +16,7 @@ from .common import Common, table
 
 if TYPE_CHECKING:
     from ..batch import ScanResult
+    from ..segmenter import Segmenter
     from ..weights import ModelInfo
 
 
@@ -47,8 +49,8 @@ class Arguments(Common):
     """How scans are segmented."""
 
 
-def run(arguments: Arguments, events: Events) -> int:
-    """Returns the exit code. Raises SAHLoRAError."""
+def run(arguments: Arguments, events: Events, load: Callable[..., Segmenter] | None = None) -> int:
+    """Returns the exit code. load: in the place of `Segmenter.load`. Raises SAHLoRAError."""
     from ..batch import SUMMARY, Outputs, exit_code, segment_batch
     from ..files import alone
     from ..inputs import find_inputs
@@ -66,7 +68,7 @@ def run(arguments: Arguments, events: Events) -> int:
         with alone(arguments.output, keep_lock=False):
             results = segment_on_cluster(arguments.dask, base, adapter, arguments.settings, scans, outputs, events, arguments.series)
     else:
-        segmenter = Segmenter.load(arguments.model, arguments.adapter, arguments.settings)
+        segmenter = (load or Segmenter.load)(arguments.model, arguments.adapter, arguments.settings)
         events.log(f"{_models(segmenter.base, segmenter.adapter)}. {segmenter.compute.reason}")
         with alone(arguments.output, keep_lock=False):
             results = segment_batch(segmenter, scans, outputs, events, arguments.series)
