@@ -116,18 +116,17 @@ def convex_hull(mask: np.ndarray) -> np.ndarray:
     return hull
 
 
-def _outlines(hu: np.ndarray, spacing: tuple[float, float], vault: bool) -> Iterable[np.ndarray]:
-    """Candidate outlines of one slice, the most cautious first."""
+def _outlines(hu: np.ndarray, spacing: tuple[float, float]) -> Iterable[np.ndarray]:
+    """Candidate outlines of one slice, the most cautious first, the convex hull of the bone last."""
     from scipy import ndimage
 
     bone = hu > BONE_HU - 50.0
     for radius in _CLOSINGS_MM:
         yield ring_inside(bone, radius, spacing)
-    if vault:
-        labels, count = ndimage.label(bone, np.ones((3, 3)))
-        areas = np.bincount(labels.ravel(), minlength=count + 1) * spacing[0] * spacing[1]
-        areas[0] = 0.0
-        yield convex_hull((areas > 100.0)[labels])
+    labels, count = ndimage.label(bone, np.ones((3, 3)))
+    areas = np.bincount(labels.ravel(), minlength=count + 1) * spacing[0] * spacing[1]
+    areas[0] = 0.0
+    yield convex_hull((areas > 100.0)[labels])
 
 
 def _soft(hu: np.ndarray, region: np.ndarray) -> np.ndarray:
@@ -163,18 +162,23 @@ def _continued(hu: np.ndarray, before: np.ndarray, spacing: tuple[float, float],
     """The outline that continues the neighbouring slice, `before` being the soft tissue inside that one.
 
     It is the most cautious outline, and of the wider ones those pieces of soft tissue that lie over `before` by 80 %. Below the vault a piece from
-    across a large opening must also have bone around half of its edge: that tells the floor of the skull from the muscles under it.
+    across a large opening must also have bone around half of its edge: that tells the floor of the skull from the muscles under it. The hull holds
+    the orbits there; it serves only where all else has lost the brain, and only as far as the neighbouring slice's inside reaches.
     """
     from scipy.ndimage import distance_transform_edt, label
 
     pixel_cm2 = spacing[0] * spacing[1] / 100.0
     result: np.ndarray | None = None
-    for step, outline in enumerate(_outlines(hu, spacing, vault)):
+    for step, outline in enumerate(_outlines(hu, spacing)):
         if result is None:
             result = outline
             continue
         if step > 1 and not vault and before.sum() * pixel_cm2 < 25.0:
             break
+        if step == len(_CLOSINGS_MM) and not vault:
+            if _soft(hu, result).sum() > 0.3 * before.sum():
+                break
+            outline = outline & (distance_transform_edt(~before, sampling=spacing) < 6.5)
         extra = _soft(hu, outline) & ~result
         pieces, count = label(distance_transform_edt(np.pad(extra, 1), sampling=spacing)[1:-1, 1:-1] > 3.0)
         for n in range(1, count + 1):

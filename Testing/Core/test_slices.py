@@ -283,6 +283,19 @@ def test_the_face_is_not_inside() -> None:
     assert _share(inside, ellipsoid(points, BRAIN) & (abs(points[..., 2]) < 28)) > 0.99
 
 
+def test_an_opening_across_the_whole_front_of_two_slices_does_not_lose_the_brain_below() -> None:
+    def values(points: np.ndarray) -> np.ndarray:
+        hu = head_hu(points)
+        front = (abs(points[..., 0]) < 35) & (points[..., 1] < 0) & (points[..., 2] > -47) & (points[..., 2] < -35)
+        hu[front & (hu == 1000.0)] = -80.0
+        return hu
+
+    ct = _volume(np.arange(-66.0, 67.0, 6.0), shape=(130, 110), spacing=(1.6, 1.6), values=values)
+    points = _points(ct)
+    brain = ellipsoid(points, BRAIN)
+    assert _share(intracranial(ct), brain & (points[..., 2] < -35) & (points[..., 2] > -53)) > 0.95
+
+
 def test_a_calcification_leaves_no_hole_beyond_itself() -> None:
     def values(points: np.ndarray) -> np.ndarray:
         hu = head_hu(points)
