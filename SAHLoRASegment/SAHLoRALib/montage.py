@@ -6,6 +6,7 @@ Shown as radiologists are used to: the patient's right on the left, the front on
 from __future__ import annotations
 
 import math
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,15 +15,17 @@ import numpy as np
 from .files import replacing
 
 if TYPE_CHECKING:
+    from PIL import ImageFont
+
     from .ct import CTVolume
 
 WINDOW_HU = (0.0, 80.0)
 MOST_SLICES = 24
 SLICES_WITHOUT = 12
-_OUTLINE = "#ff4040"
-_PANEL_INCHES = 2.1
-#: Pixels along a side of a panel; the scan is thinned to about that.
-_DPI = 110
+#: Pixels: the width of a panel, the gap between panels, the rooms above and below them, the sizes of letters.
+_PANEL, _GAP, _ABOVE, _BELOW = 231, 4, 52, 31
+_LARGE, _MIDDLE, _SMALL = 14, 12, 11
+_RED, _GREEN = (255, 64, 64), (64, 255, 96)
 
 
 def write_montage(
@@ -32,40 +35,51 @@ def write_montage(
 
     Returns the slices that are shown, from 0. Raises OutputError.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from PIL import Image, ImageDraw
 
     shown = slices_to_show(mask if reference is None else mask | reference, ct)
     columns = min((6, 5, 4), key=lambda n: (-len(shown) % n, -n))  # as few empty panels as can be
     rows = math.ceil(len(shown) / columns)
     window = _window(ct)
-    aspect = ct.spacing[0] / ct.spacing[1]
     height = (window[0].stop - window[0].start) * ct.spacing[0]
     width = (window[1].stop - window[1].start) * ct.spacing[1]
-    size = (columns * _PANEL_INCHES, rows * _PANEL_INCHES * height / width + 0.75)
-    figure = Figure(figsize=size, dpi=_DPI, facecolor="black")
-    FigureCanvasAgg(figure)
-    bottom, top = 0.28 / size[1], 1.0 - 0.47 / size[1]
-    axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw={"wspace": 0.02, "hspace": 0.02})
-    figure.subplots_adjust(left=0.0, right=1.0, bottom=bottom, top=top)
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for axis, k in zip(axes.flat, shown, strict=False):
-        axis.imshow(ct.hu[k][window], cmap="gray", vmin=WINDOW_HU[0], vmax=WINDOW_HU[1], aspect=aspect, interpolation="antialiased")
+    panel = (_PANEL, max(1, round(_PANEL * height / width)))
+    size = (columns * (_PANEL + _GAP) - _GAP, _ABOVE + rows * (panel[1] + _GAP) - _GAP + _BELOW)
+    large, middle, small = (_letters(pixels) for pixels in (_LARGE, _MIDDLE, _SMALL))
+    picture = Image.new("RGB", size)
+    pen = ImageDraw.Draw(picture)
+    for number, k in enumerate(shown):
+        x, y = (number % columns) * (_PANEL + _GAP), _ABOVE + (number // columns) * (panel[1] + _GAP)
+        grey = (ct.hu[k][window] - WINDOW_HU[0]) / (WINDOW_HU[1] - WINDOW_HU[0])
+        plane = Image.fromarray((np.clip(grey, 0.0, 1.0) * 255).round().astype(np.uint8))
+        plane = plane.resize(panel, Image.Resampling.BOX if plane.width > _PANEL else Image.Resampling.BILINEAR)
+        pixels = np.asarray(plane.convert("RGB")).copy()
         if reference is not None:
-            _outline(axis, reference[k][window], "#40ff60")
-        _outline(axis, mask[k][window], _OUTLINE)
+            pixels[_outline(reference[k][window], panel)] = _GREEN
+        pixels[_outline(mask[k][window], panel)] = _RED
+        picture.paste(Image.fromarray(pixels), (x, y))
         area = np.count_nonzero(mask[k]) * ct.spacing[0] * ct.spacing[1] / 100.0
-        text = f"{k + 1}" + (f"  {area:.1f} cm²" if area else "")
-        axis.text(0.02, 0.98, text, color="white", fontsize=7, va="top", ha="left", transform=axis.transAxes)
-    axes[0][0].text(0.02, 0.02, "R", color="#a0a0a0", fontsize=7, va="bottom", ha="left", transform=axes[0][0].transAxes)
+        pen.text((x + 4, y + 3), f"{k + 1}" + (f"  {area:.1f} cm²" if area else ""), fill="white", font=small)
+    pen.text((4, _ABOVE + panel[1] - 4), "R", fill="#a0a0a0", font=small, anchor="ls")
     said = note or ("" if mask.any() else "No haemorrhage was segmented; the slices are evenly spaced.")
-    figure.text(0.01, 1.0 - 0.06 / size[1], title, color="white", fontsize=9, va="top", ha="left")
-    figure.text(0.01, 1.0 - 0.25 / size[1], said, color="#ffd060", fontsize=8, va="top", ha="left")
-    figure.text(0.01, 0.06 / size[1], "SAHLoRA: research use only, not a medical device.", color="#909090", fontsize=7, va="bottom", ha="left")
+    pen.text((5, 6), title, fill="white", font=large)
+    pen.text((5, 29), said, fill="#ffd060", font=middle)
+    pen.text((5, size[1] - 8), "SAHLoRA: research use only, not a medical device.", fill="#909090", font=small, anchor="ls")
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=_DPI, facecolor="black")
+        picture.save(temporary, format="png", compress_level=1)  # noise packs no better with more effort
     return shown
+
+
+def _letters(pixels: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    """matplotlib's DejaVu Sans, which knows most alphabets and the superscript two, without importing matplotlib; else Pillow's own letters."""
+    from PIL import ImageFont
+
+    found = find_spec("matplotlib")
+    folders = found.submodule_search_locations if found else None
+    try:
+        return ImageFont.truetype(Path((folders or [""])[0]) / "mpl-data/fonts/ttf/DejaVuSans.ttf", pixels)
+    except OSError:
+        return ImageFont.load_default(pixels)
 
 
 def slices_to_show(mask: np.ndarray, ct: CTVolume) -> tuple[int, ...]:
@@ -97,16 +111,10 @@ def _window(ct: CTVolume) -> tuple[slice, slice]:
     return slice(*head.rows), slice(*head.columns)
 
 
-def _outline(axis: object, mask: np.ndarray, color: str) -> None:
-    """The border of the mask's pixels, drawn along their edges."""
-    if not mask.any():
-        return
-    from matplotlib.collections import LineCollection
+def _outline(mask: np.ndarray, panel: tuple[int, int]) -> np.ndarray:
+    """Bool (rows, columns) of a panel (width, height): the pixels of the mask that touch what is not of it, or the panel's edge."""
+    from PIL import Image
 
-    padded = np.pad(mask, 1)
-    lines: list[tuple[tuple[float, float], tuple[float, float]]] = []
-    for y, x in np.argwhere(padded[1:, 1:-1] != padded[:-1, 1:-1]):  # between row y - 1 and y
-        lines.append(((x - 0.5, y - 0.5), (x + 0.5, y - 0.5)))
-    for y, x in np.argwhere(padded[1:-1, 1:] != padded[1:-1, :-1]):
-        lines.append(((x - 0.5, y - 0.5), (x - 0.5, y + 0.5)))
-    axis.add_collection(LineCollection(lines, colors=color, linewidths=0.8))  # type: ignore[attr-defined]
+    large = np.pad(np.asarray(Image.fromarray(mask).resize(panel, Image.Resampling.NEAREST)), 1)
+    within = large[:-2, 1:-1] & large[2:, 1:-1] & large[1:-1, :-2] & large[1:-1, 2:]
+    return large[1:-1, 1:-1] & ~within

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib.image
 import numpy as np
 import pytest
+from PIL import Image
 from SAHLoRALib.ct import CTVolume, ct_from_image
 from SAHLoRALib.errors import OutputError
 from SAHLoRALib.montage import MOST_SLICES, SLICES_WITHOUT, slices_to_show, write_montage
@@ -19,7 +19,7 @@ def ct() -> CTVolume:
 
 
 def pixels(path: Path) -> np.ndarray:
-    return np.asarray(matplotlib.image.imread(path))[..., :3]
+    return np.asarray(Image.open(path)) / 255.0
 
 
 def coloured(picture: np.ndarray, channel: int) -> int:
