@@ -8,7 +8,10 @@ piece in 3D is the brain; it grows back to the bone, so blood along the inner ta
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +28,7 @@ _CLOSINGS_MM = (5.0, 10.0, 20.0)
 #: mm below the top of the skull to which the convex hull may stand in for an open ring; the orbits lie lower.
 _VAULT_MM = 95.0
 _ERODE_MM = 4.0
+_THREADS = min(4, os.cpu_count() or 1)
 
 
 def intracranial(ct: CTVolume) -> np.ndarray:
@@ -48,19 +52,31 @@ def head_body(body: np.ndarray, spacing: tuple[float, float]) -> np.ndarray:
     from scipy.ndimage import distance_transform_edt, label
 
     radius = 6.0
-    cores = np.zeros(body.shape, bool)
-    for k in np.flatnonzero(body.any(axis=(1, 2))):
+
+    def core_of(k: int) -> np.ndarray:
         # The edge is repeated outwards: a head that the field of view cuts off is not eaten from there.
         wide = np.pad(body[k], 8, mode="edge")
-        core = distance_transform_edt(wide, sampling=spacing) > radius if not wide.all() else wide
-        cores[k] = core[8:-8, 8:-8]
+        return (distance_transform_edt(wide, sampling=spacing) > radius if not wide.all() else wide)[8:-8, 8:-8]
+
+    def grown(k: int) -> np.ndarray:
+        return (distance_transform_edt(~head[k], sampling=spacing) <= radius + max(spacing)) & body[k] if not head[k].all() else head[k]
+
+    cores = np.zeros(body.shape, bool)
+    _in_threads(core_of, np.flatnonzero(body.any(axis=(1, 2))), cores)
     labels, count = label(cores)
     if count == 0:
         return cores
     head = labels == 1 + int(np.bincount(labels.ravel())[1:].argmax())
-    for k in np.flatnonzero(head.any(axis=(1, 2))):
-        head[k] = (distance_transform_edt(~head[k], sampling=spacing) <= radius + max(spacing)) & body[k] if not head[k].all() else head[k]
+    _in_threads(grown, np.flatnonzero(head.any(axis=(1, 2))), head)
     return head
+
+
+def _in_threads(do: Callable[[int], Any], slices: Iterable[int], into: Any) -> None:
+    """into[k] = do(k) for slices, on a few threads: scipy's transforms let others compute meanwhile, and no slice looks at another."""
+    numbers = [int(k) for k in slices]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for k, made in zip(numbers, list(pool.map(do, numbers)), strict=True):
+            into[k] = made
 
 
 def block_mean(hu: np.ndarray, factors: tuple[int, int]) -> np.ndarray:
@@ -86,11 +102,20 @@ def close(mask: np.ndarray, radius_mm: float, spacing: tuple[float, float]) -> n
 
     if not mask.any():
         return mask
+    window = _box(mask)
     margin = [int(np.ceil(radius_mm / s)) + 1 for s in spacing]
-    wide = np.pad(mask, ((margin[0], margin[0]), (margin[1], margin[1])))
+    wide = np.pad(mask[window], ((margin[0], margin[0]), (margin[1], margin[1])))
     grown = distance_transform_edt(~wide, sampling=spacing) <= radius_mm
     closed = distance_transform_edt(np.pad(grown, 1), sampling=spacing)[1:-1, 1:-1] > radius_mm
-    return (closed | wide)[margin[0] : -margin[0], margin[1] : -margin[1]]
+    result = np.zeros_like(mask)  # a closing stays within the box of what is closed
+    result[window] = (closed | wide)[margin[0] : -margin[0], margin[1] : -margin[1]]
+    return result
+
+
+def _box(mask: np.ndarray) -> tuple[slice, slice]:
+    """The smallest rectangle that holds a 2D mask, which is not empty."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
 def ring_inside(bone: np.ndarray, radius_mm: float, spacing: tuple[float, float]) -> np.ndarray:
@@ -109,24 +134,29 @@ def convex_hull(mask: np.ndarray) -> np.ndarray:
         equations = ConvexHull(points).equations
     except (QhullError, ValueError):  # fewer than three points, or all on one line
         return mask.copy()
-    hull = np.ones(mask.shape, bool)
-    y, x = np.ogrid[: mask.shape[0], : mask.shape[1]]
+    # Row by row between the farthest left and right that every side of the hull, a·y + b·x + c ≤ 0, allows.
+    y, x = np.arange(mask.shape[0], dtype=float), np.arange(mask.shape[1])
+    left, right = np.zeros(len(y)), np.full(len(y), float(mask.shape[1]))
     for a, b, c in equations:
-        hull &= a * y + b * x + c <= 1e-6
-    return hull
+        room = 1e-6 - c - a * y
+        if b > 1e-12:
+            np.minimum(right, room / b, out=right)
+        elif b < -1e-12:
+            np.maximum(left, room / b, out=left)
+        else:
+            right[room < 0] = -1.0
+    return (x >= left[:, None]) & (x <= right[:, None])
 
 
-def _outlines(hu: np.ndarray, spacing: tuple[float, float]) -> Iterable[np.ndarray]:
+def _outlines(hu: np.ndarray, spacing: tuple[float, float]) -> list[np.ndarray]:
     """Candidate outlines of one slice, the most cautious first, the convex hull of the bone last."""
     from scipy import ndimage
 
     bone = hu > BONE_HU - 50.0
-    for radius in _CLOSINGS_MM:
-        yield ring_inside(bone, radius, spacing)
     labels, count = ndimage.label(bone, np.ones((3, 3)))
     areas = np.bincount(labels.ravel(), minlength=count + 1) * spacing[0] * spacing[1]
     areas[0] = 0.0
-    yield convex_hull((areas > 100.0)[labels])
+    return [*(ring_inside(bone, radius, spacing) for radius in _CLOSINGS_MM), convex_hull((areas > 100.0)[labels])]
 
 
 def _soft(hu: np.ndarray, region: np.ndarray) -> np.ndarray:
@@ -143,22 +173,24 @@ def _regions(coarse: np.ndarray, ct: CTVolume, spacing: tuple[float, float]) -> 
         return regions
     top = heights[with_bone[-1]]
     vault = heights >= top - _VAULT_MM
+    outlines: dict[int, list[np.ndarray]] = {}
+    _in_threads(lambda k: _outlines(coarse[k], spacing), range(len(coarse)), outlines)
     probes = with_bone[np.unique(np.linspace(0, len(with_bone) - 1, 24).round().astype(int))]
-    inside = {int(k): _soft(coarse[k], ring_inside(coarse[k] > BONE_HU - 50.0, _CLOSINGS_MM[-1], spacing)) for k in probes}
+    inside = {int(k): _soft(coarse[k], outlines[int(k)][len(_CLOSINGS_MM) - 1]) for k in probes}
     start = max(inside, key=lambda k: (int(inside[k].sum()) * (1.0 if vault[k] else 0.5), k))
     if not inside[start].any():
         return regions
-    regions[start] = _continued(coarse[start], inside[start], spacing, bool(vault[start]))
+    regions[start] = _continued(coarse[start], outlines[start], inside[start], spacing, bool(vault[start]))
     for path in (range(start + 1, len(coarse)), range(start - 1, -1, -1)):
         before = _soft(coarse[start], regions[start])
         for k in path:
-            regions[k] = _continued(coarse[k], before, spacing, bool(vault[k]))
+            regions[k] = _continued(coarse[k], outlines[k], before, spacing, bool(vault[k]))
             now = _soft(coarse[k], regions[k])
             before = now if now.sum() > 0.3 * before.sum() else before & now
     return regions
 
 
-def _continued(hu: np.ndarray, before: np.ndarray, spacing: tuple[float, float], vault: bool) -> np.ndarray:
+def _continued(hu: np.ndarray, outlines: Iterable[np.ndarray], before: np.ndarray, spacing: tuple[float, float], vault: bool) -> np.ndarray:
     """The outline that continues the neighbouring slice, `before` being the soft tissue inside that one.
 
     It is the most cautious outline, and of the wider ones those pieces of soft tissue that lie over `before` by 80 %. Below the vault a piece from
@@ -169,7 +201,7 @@ def _continued(hu: np.ndarray, before: np.ndarray, spacing: tuple[float, float],
 
     pixel_cm2 = spacing[0] * spacing[1] / 100.0
     result: np.ndarray | None = None
-    for step, outline in enumerate(_outlines(hu, spacing)):
+    for step, outline in enumerate(outlines):
         if result is None:
             result = outline
             continue
@@ -180,6 +212,8 @@ def _continued(hu: np.ndarray, before: np.ndarray, spacing: tuple[float, float],
                 break
             outline = outline & (distance_transform_edt(~before, sampling=spacing) < 6.5)
         extra = _soft(hu, outline) & ~result
+        if extra.sum() * pixel_cm2 < 0.5:
+            continue
         pieces, count = label(distance_transform_edt(np.pad(extra, 1), sampling=spacing)[1:-1, 1:-1] > 3.0)
         for n in range(1, count + 1):
             piece = pieces == n
@@ -200,10 +234,14 @@ def _brain_piece(coarse: np.ndarray, regions: np.ndarray, ct: CTVolume, spacing:
 
     soft = np.zeros(coarse.shape, bool)
     seeds = np.zeros(coarse.shape, bool)
-    for k in np.flatnonzero(regions.any(axis=(1, 2))):
-        soft[k] = _soft(coarse[k], regions[k])
+    there = np.flatnonzero(regions.any(axis=(1, 2)))
+    soft[there] = _soft(coarse[there], regions[there])
+
+    def seed(k: int) -> np.ndarray:
         filled = soft[k] | _small_holes(soft[k], spacing)
-        seeds[k] = ndimage.distance_transform_edt(np.pad(filled, 1), sampling=spacing)[1:-1, 1:-1] > _ERODE_MM
+        return ndimage.distance_transform_edt(np.pad(filled, 1), sampling=spacing)[1:-1, 1:-1] > _ERODE_MM
+
+    _in_threads(seed, there, seeds)
     structure = ndimage.generate_binary_structure(3, 1)
     structure[1] = True
     labels, count = ndimage.label(seeds, structure)
@@ -214,10 +252,13 @@ def _brain_piece(coarse: np.ndarray, regions: np.ndarray, ct: CTVolume, spacing:
     volumes[0] = 0.0
     piece = labels == int(volumes.argmax())
     steps = int(np.ceil((_ERODE_MM + 3.0) / min(spacing)))
-    for k in np.flatnonzero(piece.any(axis=(1, 2))):
-        grown = ndimage.binary_dilation(piece[k], iterations=steps, mask=soft[k] | piece[k])
-        grown = ndimage.binary_fill_holes(grown)
-        piece[k] = grown | (ndimage.binary_dilation(grown, np.ones((3, 3))) & (coarse[k] >= BARRIER_HU))
+
+    def grown(k: int) -> np.ndarray:
+        whole = ndimage.binary_dilation(piece[k], iterations=steps, mask=soft[k] | piece[k])
+        whole = ndimage.binary_fill_holes(whole)
+        return whole | (ndimage.binary_dilation(whole, np.ones((3, 3))) & (coarse[k] >= BARRIER_HU))
+
+    _in_threads(grown, np.flatnonzero(piece.any(axis=(1, 2))), piece)
     return piece
 
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from SAHLoRALib.ct import CTVolume, Storage, ct_from_image
 from SAHLoRALib.errors import ConfigError
+from SAHLoRALib.skull import close, convex_hull
 from SAHLoRALib.slices import (
     HeadWindow,
     PixelGrid,
@@ -23,6 +24,8 @@ from SAHLoRALib.slices import (
     to_network,
     volume_ml,
 )
+from scipy.ndimage import distance_transform_edt, gaussian_filter
+from scipy.spatial import ConvexHull
 from small_heads import BRAIN, SCALP, SKULL, ellipsoid, head_hu, head_image, points_of, tilted_axes
 
 
@@ -310,3 +313,30 @@ def test_a_calcification_leaves_no_hole_beyond_itself() -> None:
 def test_a_read_image_and_its_inside_have_one_shape() -> None:
     ct = ct_from_image(head_image())
     assert intracranial(ct).shape == ct.shape
+
+
+def _random_masks() -> list[np.ndarray]:
+    """Spots of all sizes, at the border too; and a full, an empty and a one-pixel mask."""
+    masks = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        masks.append(gaussian_filter(rng.normal(size=(40, 52)), 1 + seed / 3) > rng.uniform(0.0, 0.06))
+    single = np.zeros((40, 52), bool)
+    single[7, 51] = True
+    return [*masks, np.ones((40, 52), bool), np.zeros((40, 52), bool), single]
+
+
+def test_hull_and_closing_are_those_of_the_plain_definitions() -> None:
+    spacing, radius = (1.5, 1.8), 7.0
+    for mask in _random_masks():
+        wide = np.pad(mask, 12)
+        grown = distance_transform_edt(~wide, sampling=spacing) <= radius if wide.any() else wide
+        plain = (distance_transform_edt(grown, sampling=spacing) > radius)[12:-12, 12:-12] | mask
+        assert np.array_equal(close(mask, radius, spacing), plain)
+        hull = mask
+        if mask.sum() > 2:
+            y, x = np.indices(mask.shape)
+            hull = (
+                (ConvexHull(np.argwhere(mask)).equations @ np.stack((y.ravel(), x.ravel(), np.ones(y.size))) <= 1e-6).all(axis=0).reshape(mask.shape)
+            )
+        assert np.array_equal(convex_hull(mask), hull)
