@@ -42,8 +42,8 @@ class BackgroundJob:
     """A command of the core in a process of its own.
 
     on_event: called with each event (a dict). on_finished: called once with the Outcome, while the folder is still there; the folder goes afterwards.
-    make_process: gives a QProcess. later: calls a function after some milliseconds (QTimer.singleShot). folder: None makes one;
-    it belongs to the job. patience: seconds more that a cancelled job may take to stop by itself, for work that writes a checkpoint first.
+    make_process: gives a QProcess, or what behaves like one. later: calls a function after some milliseconds (QTimer.singleShot). folder: None makes
+    one; it belongs to the job. patience: seconds more that a cancelled job may take to stop by itself, for work that writes a checkpoint first.
     """
 
     def __init__(
@@ -132,12 +132,7 @@ class BackgroundJob:
         self._clean()
 
     def _after(self, milliseconds: int, call: Callable[[], None]) -> None:
-        if self._later is not None:
-            self._later(milliseconds, call)
-            return
-        import qt
-
-        qt.QTimer.singleShot(milliseconds, call)
+        (self._later or single_shot)(milliseconds, call)
 
     def _new_process(self) -> Any:
         if self._make_process is not None:
@@ -149,13 +144,13 @@ class BackgroundJob:
     # --- what the process says
 
     def _read(self) -> None:
-        self._buffer += _bytes(self._process.readAllStandardOutput())
+        self._buffer += to_bytes(self._process.readAllStandardOutput())
         *lines, self._buffer = self._buffer.split(b"\n")
         for line in lines:
             self._line(line.decode("utf-8", errors="replace").strip())
 
     def _read_errors(self) -> None:
-        for line in _bytes(self._process.readAllStandardError()).decode("utf-8", errors="replace").splitlines():
+        for line in to_bytes(self._process.readAllStandardError()).decode("utf-8", errors="replace").splitlines():
             self._remember(line.strip())
 
     def _line(self, line: str) -> None:
@@ -196,7 +191,7 @@ class BackgroundJob:
             self._finish(Outcome("failed", self._result, self._error or self._words(code)))
 
     def _not_started(self, error: Any = None) -> None:
-        if not self._over and _is_failed_to_start(error):
+        if not self._over and is_failed_to_start(error):
             self._finish(Outcome("failed", None, f"The background process could not be started: {self._process.errorString()}."))
 
     def _words(self, code: int) -> str:
@@ -273,14 +268,21 @@ def environment(folder: Path, cancel: Path, patience: float = 0.0) -> Any:
     return made
 
 
-def _is_failed_to_start(error: Any) -> bool:
+def single_shot(milliseconds: int, call: Callable[[], None]) -> None:
+    """Call once, from the event loop."""
+    import qt
+
+    qt.QTimer.singleShot(milliseconds, call)
+
+
+def is_failed_to_start(error: Any) -> bool:
     """error: what the signal brought. QProcess.error() is not asked: in Qt 5 a signal has the same name, and PythonQt may find that first."""
     import qt
 
     return error == qt.QProcess.FailedToStart
 
 
-def _bytes(array: Any) -> bytes:
+def to_bytes(array: Any) -> bytes:
     """A QByteArray's bytes; PythonQt's data() has given text in some versions."""
     data = array.data() if hasattr(array, "data") else array
     return data.encode("utf-8", errors="surrogateescape") if isinstance(data, str) else bytes(data)

@@ -9,7 +9,7 @@ from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
 
-from . import models, tables, volumes
+from . import models, tables, volumes, warm
 from .job import BackgroundJob
 from .runs import FolderRun, SegmentRun
 
@@ -31,14 +31,17 @@ class SAHLoRASegmentParameterNode:
 
 
 class SAHLoRASegmentLogic(ScriptedLoadableModuleLogic):
-    """Runs and results; usable without the panel. make_job: what makes a background job, BackgroundJob unless a test hands in its own."""
+    """Runs and results; usable without the panel.
 
-    def __init__(self, make_job=BackgroundJob):
+    make_job: what makes a background job. Without it a single scan goes to the process that stays, and several to one of their own.
+    """
+
+    def __init__(self, make_job=None):
         ScriptedLoadableModuleLogic.__init__(self)
         self.requirements = Path(__file__).resolve().parents[1] / "Resources" / "requirements.txt"
         self.run = None
         self.cancelling = False
-        self._make_job = make_job
+        self._make_job, self._make_single_job = make_job or BackgroundJob, make_job or warm.warm_job
         self._last = self._table = self._chart = None
 
     def getParameterNode(self):
@@ -63,7 +66,8 @@ class SAHLoRASegmentLogic(ScriptedLoadableModuleLogic):
 
     def segment(self, scans, settings, segmentation=None, onEvent=lambda event: None, onFinished=lambda outcome: None):
         """Start on volumes of the scene. onFinished gets the Outcome; `finish` then makes table and plot."""
-        self._start(SegmentRun(scans, settings, onEvent, onFinished, segmentation, self._make_job))
+        make_job = self._make_single_job if len(scans) == 1 else self._make_job
+        self._start(SegmentRun(scans, settings, onEvent, onFinished, segmentation, make_job))
 
     def segmentFolder(self, source, output, settings, onEvent=lambda event: None, onFinished=lambda outcome: None):
         """Start on a folder of studies; masks, reports and summary.csv go into another."""
@@ -82,8 +86,10 @@ class SAHLoRASegmentLogic(ScriptedLoadableModuleLogic):
             self.run.job.cancel()
 
     def abandon(self):
+        """Slicer quits, or the module is reloaded: a run ends, and the process that waits for the next one too."""
         if self.run is not None:
             self.run.job.abandon()
+        warm.stop()
 
     def leaveScene(self):
         """The scene closes: its nodes go, and with them what refers to them."""

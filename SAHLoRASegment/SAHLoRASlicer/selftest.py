@@ -53,6 +53,7 @@ class SAHLoRASegmentTest(ScriptedLoadableModuleTest):
             logic.editLast()
             editor = slicer.modules.segmenteditor.widgetRepresentation().self().editor
             self.assertEqual(editor.segmentationNode().GetID(), found.segmentation.GetID())
+        logic.abandon()  # the process that waits for the next scan
 
     def test_cancel_leaves_nothing_behind(self) -> None:
         """A run that was cancelled ends, and there is no file and no node of it."""
@@ -66,6 +67,7 @@ class SAHLoRASegmentTest(ScriptedLoadableModuleTest):
         self.assertEqual([outcome.state for outcome in outcomes], ["cancelled"])
         self.assertFalse(folder.exists())
         self.assertEqual(slicer.util.getNodesByClass("vtkMRMLSegmentationNode"), [])
+        logic.abandon()
 
     def _prepared(self) -> tuple[Any, Any]:
         import SampleData

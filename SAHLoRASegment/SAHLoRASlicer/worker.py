@@ -1,5 +1,7 @@
 """What the background process runs: ``PythonSlicer -u -m SAHLoRASlicer.worker ARGUMENTS`` is the command ``sahlora ARGUMENTS``, watched.
 
+``--stay --job FILE`` segments and stays for more of the same, which come as lines on standard input (see SAHLoRALib.warm).
+
 PythonSlicer is a launcher: whoever kills it leaves its child, this process, alive. So this process tells its own number first ({"event": "started"}),
 leads a process group of its own, and looks after itself: it ends when Slicer is gone, when the launcher is gone, when the job's folder is gone,
 or when the cancel file has been there for longer than a polite stop may take. It imports neither slicer nor qt.
@@ -7,13 +9,15 @@ or when the cancel file has been there for longer than a polite stop may take. I
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 #: Environment: the folder of the job, the cancel file in it, Slicer's process number, seconds that a polite stop may take longer.
@@ -21,35 +25,77 @@ FOLDER, CANCEL, OWNER, PATIENCE = "SAHLORA_JOB_FOLDER", "SAHLORA_CANCEL_FILE", "
 CANCELLED_EXIT_CODE = 130
 _POLITE_SECONDS = 1.0
 _EVERY_SECONDS = 0.1
+STAY = "--stay"
+
+
+@dataclass(eq=False)
+class Errand:
+    """What is worked on. folder, cancel: of the job, None while nothing is. cancelled_at: when the cancel file was seen first, in seconds."""
+
+    folder: str | None = None
+    cancel: str | None = None
+    cancelled_at: float | None = None
+
+
+class Watched:
+    """The errand of this process: one for its whole life, or one after the other in a process that stays. latest: the folder of the last one."""
+
+    def __init__(self) -> None:
+        self.errand = Errand(os.environ.get(FOLDER), os.environ.get(CANCEL))
+        self.latest = self.errand.folder
+
+    @contextlib.contextmanager
+    def around(self, job: Path) -> Iterator[None]:
+        """The work on one job file, whose folder has the cancel file beside it."""
+        self.errand = Errand(str(job.parent), str(job.parent / "cancel"))
+        self.latest = self.errand.folder
+        _started()
+        try:
+            yield
+        finally:
+            self.errand = Errand()
 
 
 def main() -> int:
     """The exit code of the command."""
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)  # one signal then reaches everything that this process starts
-    print(json.dumps({"event": "started", "pid": os.getpid()}), flush=True)
-    threading.Thread(target=watch, args=(reasons_to_end(), end_group), daemon=True).start()
+    _started()
+    watched = Watched()
+    threading.Thread(target=watch, args=(reasons_to_end(watched), end_group), daemon=True).start()
+    if sys.argv[1:2] == [STAY]:
+        from SAHLoRALib.warm import patient, serve
+
+        return serve(patient(sys.stdin.buffer), Path(sys.argv[3]), watched.around)
     from SAHLoRALib.cli import main as command
 
     return command(sys.argv[1:])
 
 
-def reasons_to_end() -> Callable[[], bool]:
+def _started() -> None:
+    print(json.dumps({"event": "started", "pid": os.getpid()}), flush=True)
+
+
+def reasons_to_end(watched: Watched | None = None) -> Callable[[], bool]:
     """A question to ask again and again: must this process end?"""
-    folder, cancel, owner = os.environ.get(FOLDER), os.environ.get(CANCEL), os.environ.get(OWNER)
+    watched = watched or Watched()
+    owner = os.environ.get(OWNER)
     polite = _POLITE_SECONDS + float(os.environ.get(PATIENCE) or 0.0)
     launcher = os.getppid()
-    cancelled_at: list[float] = []
 
     def must_end() -> bool:
-        if cancel and Path(cancel).exists():
-            cancelled_at.append(time.monotonic())
-        late = bool(cancelled_at) and time.monotonic() - cancelled_at[0] > polite
+        errand = watched.errand
+        folder, now = errand.folder, time.monotonic()
+        if errand.cancel and errand.cancelled_at is None and Path(errand.cancel).exists():
+            errand.cancelled_at = now
+        late = errand.cancelled_at is not None and now - errand.cancelled_at > polite
         left = owner is not None and not alive(int(owner))
-        if left and folder:
-            shutil.rmtree(folder, ignore_errors=True)  # Slicer is gone and cannot
-        orphan = left or os.getppid() != launcher
-        return late or orphan or (folder is not None and not Path(folder).is_dir())
+        if left and watched.latest:
+            shutil.rmtree(watched.latest, ignore_errors=True)  # Slicer is gone and cannot, perhaps while it took the results
+        if left or os.getppid() != launcher:
+            return True
+        gone = folder is not None and not Path(folder).is_dir()
+        return (late or gone) and watched.errand is errand  # else it was done meanwhile, and its folder is rightly gone
 
     return must_end
 

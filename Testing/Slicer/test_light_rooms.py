@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -130,3 +133,38 @@ def test_worker_ends_itself_when_nobody_waits_for_it(monkeypatch: pytest.MonkeyP
         now[0] += 1.5
     assert must_end()
     assert tmp_path.exists() == (gone == "cancelled")
+
+
+def test_worker_that_stays_watches_the_job_it_has_and_none_between_two(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(worker.OWNER, raising=False)
+    watched = worker.Watched()
+    must_end = worker.reasons_to_end(watched)
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        folder.mkdir()
+        with watched.around(folder / "job.json"):
+            assert not must_end()
+            (folder / "cancel").touch()
+            assert not must_end() and watched.errand.cancelled_at is not None
+        shutil.rmtree(folder)  # as Slicer does after the answer
+        assert not must_end()
+    with watched.around(folder / "job.json"):
+        assert must_end(), "a job without its folder is nobody's any more"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_worker_that_stays_ends_with_slicer_and_takes_the_volumes_away(tmp_path: Path) -> None:
+    folder = tmp_path / "job"
+    folder.mkdir()
+    (folder / "scan_001.nrrd").write_bytes(b"a patient's head")
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as owner:
+        told = {worker.FOLDER: str(folder), worker.CANCEL: str(folder / "cancel"), worker.OWNER: str(owner.pid)}
+        environment = {**os.environ, "PYTHONPATH": str(Path(worker.__file__).parents[1]), **told}
+        command = [sys.executable, "-u", "-m", "SAHLoRASlicer.worker", worker.STAY, "--job", str(folder / "job.json")]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as stays:
+            assert stays.stdout is not None and b"started" in stays.stdout.readline()
+            owner.kill()
+            owner.wait()
+            stays.stdout.read()  # until it ends: its input is still open, and nobody else tells it to
+            assert stays.wait() == -9
+    assert not folder.exists()
