@@ -16,7 +16,12 @@ printf '%s\\t' "$@" >> "$CALLS"; echo >> "$CALLS"
 mkdir -p models
 case $1 in
 card) touch "${2%.safetensors}.md" ;;
-pretrain|train) while [ "$1" != --name ]; do shift; done; touch "models/$2.safetensors" ;;
+phantom) for table in tbi-train paper/tbi; do mkdir -p $table; printf 'case,image,mask\\na,a/ct.nrrd,a/mask.nrrd\\n' > $table/cases.csv; done ;;
+pretrain|train)
+    mkdir -p narrow
+    while [ "$1" != --name ]; do shift; done
+    name=$2
+    while [ "$1" != --folder ]; do shift; done; touch "$2/$name.safetensors" ;;
 esac
 """
 
@@ -44,10 +49,12 @@ def test_models_are_made_in_order_and_what_is_there_is_not_made_again(tmp_path: 
     where = heads(tmp_path)
     done, calls = make(tmp_path, where)
     assert done.returncode == 0, done.stderr
-    assert [call[0] for call in calls] == ["phantom", "pretrain", "train", "train", "card", "card", "card"]
+    assert [call[0] for call in calls] == ["phantom", "phantom", "pretrain", "pretrain", "train", "train", "card", "card", "card"]
+    merged = (tmp_path / "out" / "tbi.csv").read_text(encoding="utf-8").splitlines()
+    assert merged == ["case,image,mask", *(f"a,{folder}/a/ct.nrrd,{folder}/a/mask.nrrd" for folder in ("tbi-train", "paper/tbi"))]
     (tmp_path / "out" / "models" / "asah-cp-lora.safetensors").unlink()
     again = make(tmp_path, where)[1][len(calls) :]
-    assert [call[0] for call in again] == ["phantom", "train", "card"] and all("asah-cp-lora" in " ".join(call) for call in again[1:])
+    assert [call[0] for call in again] == ["phantom", "phantom", "train", "card"] and all("asah-cp-lora" in " ".join(call) for call in again[2:])
 
 
 def test_a_new_base_takes_new_adapters_and_new_cards(tmp_path: Path) -> None:
@@ -55,10 +62,10 @@ def test_a_new_base_takes_new_adapters_and_new_cards(tmp_path: Path) -> None:
     calls = make(tmp_path, where)[1]
     (tmp_path / "out" / "models" / "tbi-base.safetensors").unlink()
     again = make(tmp_path, where)[1][len(calls) :]
-    assert [call[0] for call in again] == ["phantom", "pretrain", "train", "train", "card", "card", "card"]
+    assert [call[0] for call in again] == ["phantom", "phantom", "pretrain", "train", "train", "card", "card", "card"]
 
 
-@pytest.mark.parametrize("number", range(7))
+@pytest.mark.parametrize("number", range(9))
 def test_every_command_of_the_script_is_understood(number: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With one flag more that does not exist, that flag is all that the parser complains about."""
     call = make(tmp_path, heads(tmp_path))[1][number]
