@@ -42,6 +42,11 @@ class NetworkConfig:
         """Channels at each resolution, the finest first and the bottleneck last: levels + 1 numbers."""
         return tuple(self.width + level * self.growth for level in range(self.levels + 1))
 
+    @property
+    def described(self) -> str:
+        """For people: 4 levels, width 32 to 96."""
+        return f"{self.levels} levels, width {self.width}" + (f" to {self.widths[-1]}" if self.growth else "")
+
     def as_dict(self) -> dict[str, object]:
         return asdict(self) | {"dilations": list(self.dilations)}
 

@@ -72,7 +72,7 @@ def card_text(info: ModelInfo, commands: str = "") -> str:
         info.description or "No description was given.", "",
         "**Research use only. Not a medical device. Not for diagnosis or treatment.**", "",
         f"- kind: {kind.get(info.kind, info.kind)}",
-        f"- network: multi-view Unet, {info.network.levels} levels, width {info.network.width}; pixels of {info.grid.pixel_mm:g} mm; "
+        f"- network: multi-view Unet, {info.network.described}; pixels of {info.grid.pixel_mm:g} mm; "
         f"HU {info.grid.window[0]:g} to {info.grid.window[1]:g}",
         *([f"- annotated: {_LESIONS[training['lesion']]}"] if training.get("lesion") in _LESIONS else []),
         f"- threshold on the probability: {info.threshold:g}",

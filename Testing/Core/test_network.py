@@ -32,7 +32,7 @@ def test_the_list_of_convolutions_tells_the_networks_size(config):
 
 def test_growth_adds_channels_at_each_halving():
     network = MultiViewUnet(NetworkConfig(levels=2, width=4, growth=3)).eval()
-    assert network.config.widths == (4, 7, 10)
+    assert network.config.widths == (4, 7, 10) and network.config.described == "2 levels, width 4 to 10"
     assert [view.branch[0][0].out_channels for view in (*network.multiview, network.bottleneck)] == [4, 7, 10]
     assert network(torch.rand(1, 1, 8, 12)).shape == (1, 1, 8, 12)
 

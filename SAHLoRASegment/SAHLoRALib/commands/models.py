@@ -70,7 +70,7 @@ def describe(info: ModelInfo) -> dict[str, Any]:
 def _what(info: ModelInfo) -> str:
     if info.adapter is not None:
         return f"{info.adapter.method}, rank {info.adapter.rank}"
-    return f"{info.network.levels} levels, width {info.network.width}, {info.grid.pixel_mm:g} mm"
+    return f"{info.network.described}, {info.grid.pixel_mm:g} mm"
 
 
 def _dice(info: ModelInfo) -> str:
