@@ -160,6 +160,8 @@ class TrainingConfig:
         values = {name: value for name, value in self.as_dict().items() if name not in _FREE} | {"learning_rate": self.rate}
         if self.strategy != "adapter":
             values.pop("adapter")
+        if not self.network.growth:  # trainings from before there was any go on
+            values["network"] = {name: value for name, value in values["network"].items() if name != "growth"}
         return values
 
     @classmethod

@@ -4,6 +4,7 @@ import pytest
 import torch
 from SAHLoRALib.errors import ConfigError
 from SAHLoRALib.network import MultiViewUnet, NetworkConfig
+from SAHLoRALib.training_config import TrainingConfig
 from SAHLoRALib.widening import widened
 
 NARROW = NetworkConfig(levels=2, width=3, dilations=(1, 2))
@@ -52,3 +53,8 @@ def test_channels_that_begin_as_equals_drift_apart_in_training():
 def test_another_shape_is_refused(other):
     with pytest.raises(ConfigError, match="can only be made wider"):
         widened(trained(NARROW), other)
+
+
+def test_a_training_from_before_there_was_growth_can_go_on():
+    assert TrainingConfig().identity()["network"] == {"levels": 4, "width": 32, "dilations": [1, 2, 4]}
+    assert TrainingConfig(network=NetworkConfig(growth=16)).identity()["network"]["growth"] == 16
