@@ -29,15 +29,17 @@ class PhantomCase:
     scanner: ScannerConfig
 
 
-def make_case(head: Head, kind: str, seed: int, scanner: ScannerConfig | None = None, matrix: int = 512, slices: int | None = None) -> PhantomCase:
+def make_case(
+    head: Head, kind: str, seed: int, scanner: ScannerConfig | None = None, matrix: int = 512, slices: int | None = None, site: str = ""
+) -> PhantomCase:
     """A synthetic head CT with its annotation; the same arguments give the same case.
 
-    kind: one of KINDS. scanner: None draws one (site A for tbi and none, site B for asah) with `matrix` rows and columns and `slices` slices.
+    kind: one of KINDS. scanner: None draws one of `site` (without it A for tbi and none, B for asah) with `matrix` rows and columns and `slices` slices.
     """
     if kind not in KINDS:
         raise ConfigError(f"There is no kind of case called '{kind}'; choose one of {', '.join(KINDS)}.")
     rng = np.random.default_rng([seed, KINDS.index(kind)])
-    scanner = scanner or draw_scanner(rng, matrix, slices, site="B" if kind == "asah" else "A")
+    scanner = scanner or draw_scanner(rng, matrix, slices, site=site or ("B" if kind == "asah" else "A"))
     hu = draw_patient(head, rng, operated=0.03 if kind == "tbi" else 0.06)
     if kind == "none":
         fraction, painted = np.zeros(hu.shape, np.float32), tuple[str, ...]()

@@ -203,7 +203,7 @@ def _plan(config: PhantomConfig, heads: list[Path | None]) -> Iterator[PlannedCa
         plain = int((index + 1) * config.without) > int(index * config.without)
         kind = "none" if plain else config.kind
         seed = config.seed + index
-        yield PlannedCase(f"{config.kind}-{seed:05d}", kind, seed, heads[index % len(heads)], "B" if kind == "asah" else "A")
+        yield PlannedCase(f"{config.kind}-{seed:05d}", kind, seed, heads[index % len(heads)], "B" if config.kind == "asah" else "A")
 
 
 @lru_cache(maxsize=2)
@@ -236,7 +236,7 @@ def _one(planned: PlannedCase, writing: Writing) -> dict[str, str]:
     done = read_note(note)
     if not (done.get("asked") == asked and ct_path.exists() and mask_path.exists()):
         try:
-            case = make_case(head_of(planned.head), planned.kind, planned.seed, planned.scanner, writing.matrix, writing.slices)
+            case = make_case(head_of(planned.head), planned.kind, planned.seed, planned.scanner, writing.matrix, writing.slices, planned.site)
         except SAHLoRAError as error:
             raise type(error)(f"Case {planned.name}: {error}") from error
         _write(case, ct_path, mask_path, writing.format)
