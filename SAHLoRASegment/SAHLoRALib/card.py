@@ -7,17 +7,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .cases import CaseTable
+from .cohort import case_digests
+from .ct import CTVolume
 from .errors import SAHLoRAError
 from .evaluation import Evaluation, labels_of, summarise
 from .events import Events
 from .files import write_text
-from .measured import cross_validated, held_out, with_held_out
+from .measured import clean_scans, cross_validated, held_out, with_clean_scans, with_held_out
 from .metrics import case_metrics
+from .provenance import table_digest
 from .runs import choose_threshold
 from .samples import SliceCache
 from .segmenter import Segmenter
@@ -29,6 +33,8 @@ _SHOWN = {
     "dice": "Dice", "soft_dice": "soft Dice", "recall": "recall", "precision": "precision", "absolute_error_ml": "absolute error (mL)",
     "false_positive_ml": "false positive (mL)",
 }  # fmt: skip
+#: What is measured, in words: the model itself, the base beside an adapter, the base with a threshold of its own.
+_WHICH = {"after": "the model", "before": "base alone", "chosen": "base alone, chosen threshold"}
 #: What the header's training → lesion says, in words.
 _LESIONS = {"haemorrhage": "intracranial haemorrhage of any kind", "subarachnoid": "subarachnoid haemorrhage"}
 
@@ -92,7 +98,8 @@ def card_text(info: ModelInfo, commands: str = "") -> str:
     if validated := cross_validated(info.metrics):
         lines += ["", "## Cross-validation on its own cases", "", f"{validated.get('how', '')}.", "", *_validated_table(validated)]
     for title, held in held_out(info.metrics).items():
-        lines += ["", f"## {title}", "", *_table(held.get("after", held))]
+        digest = f"Cases with the digest `{held['cases_digest']}`." if held.get("cases_digest") else ""
+        lines += ["", f"## {title}", "", *([digest, ""] if digest else []), *_table(held.get("after", held))]
         if "before" in held:
             own = f", with its own threshold of {held['before_threshold']:g}" if "before_threshold" in held else ""
             lines += ["", f"The base {info.base_name} alone, on the same cases{own}:", "", *_table(held["before"])]
@@ -101,6 +108,8 @@ def card_text(info: ModelInfo, commands: str = "") -> str:
             lines += ["", lead, "", *_table(held["chosen"])]
     if not held_out(info.metrics):
         lines += ["", "No figures on held-out cases have been measured."]
+    if clean := clean_scans(info.metrics):
+        lines += ["", "## Scans without haemorrhage", "", "All that is segmented in them is false.", "", *_clean_table(clean, info)]
     lines += ["", "Means over patients with 95 % bootstrap intervals; medians in brackets. Figures on synthetic scans say little about real ones."]
     return "\n".join(lines) + "\n"
 
@@ -127,6 +136,13 @@ def _table(held: dict[str, Any]) -> list[str]:
     return rows
 
 
+def _clean_table(clean: dict[str, Any], info: ModelInfo) -> list[str]:
+    """False mL in each scan, an adapter's beside its base's."""
+    two = info.kind == "adapter"
+    rows = ["| scan | false positive (mL) |" + (f" {info.base_name} alone |" if two else ""), "|---|---|" + ("---|" if two else "")]
+    return rows + [f"| {title} | {ml['after']:.2f} |" + (f" {ml['before']:.2f} |" if two else "") for title, ml in clean.items()]
+
+
 def _validated_table(validated: dict[str, Any]) -> list[str]:
     """Measures of a cross-validation, and its Dice by volume."""
     rows = ["| measure | mean (95 % interval) [median] |", "|---|---|"]
@@ -150,38 +166,50 @@ def make_card(
     events: Events | None = None,
     commands: str = "",
     validation: CaseTable | None = None,
+    clean: Mapping[str, CTVolume] | None = None,
 ) -> ModelInfo:
     """Measure a model on case tables (title → table), an adapter against its base; record the figures in its header and write its card to `path`.
 
     validation: the cases that chose the adapter's threshold; the base is then measured again with a threshold chosen on them, so that what the
-    adapter gains is not the threshold's.
+    adapter gains is not the threshold's. clean: title → scan without haemorrhage, in which all that is segmented is false.
     Raises SAHLoRAError for an adapter without its base, CaseError, ModelError, OutputError, Cancelled.
     """
     from .weights import load_network, record_metrics
 
     if info.kind == "adapter" and base is None:
         raise SAHLoRAError(f"{info.name} is an adapter; its base {info.base_name} is needed to measure it.")
-    held: dict[str, Any] = {}
-    chosen: ModelInfo | None = None
-    if validation is not None:
-        if base is None or info.kind != "adapter":
-            raise SAHLoRAError(
-                f"{info.name} is no adapter, so there is no base beside it whose threshold could be chosen; leave the validation table out."
-            )
+    events = events or Events()
+    adapts = base is not None and info.kind == "adapter"
+    if validation is not None and not adapts:
+        raise SAHLoRAError(
+            f"{info.name} is no adapter, so there is no base beside it whose threshold could be chosen; leave the validation table out."
+        )
+    segmenters = {
+        "after": Segmenter(load_network(base, info)[0], base, info) if base is not None and adapts else Segmenter(load_network(info)[0], info)
+    }
+    if base is not None and adapts:
+        segmenters = {"before": Segmenter(load_network(base)[0], base), **segmenters}
+    chosen: dict[str, Segmenter] = {}
+    if base is not None and validation is not None:
         score = choose_threshold(base, SliceCache.read(validation, base.grid, events=events, stage="reading validation cases"), TrainingConfig())
-        chosen = replace(base, threshold=score.threshold)
+        chosen = {"chosen": Segmenter(load_network(base)[0], replace(base, threshold=score.threshold))}
+    held: dict[str, Any] = {}
     for title, table in tables.items():
-        if base is not None and info.kind == "adapter":
-            before = measure(Segmenter(load_network(base)[0], base), table, events, f"{title}: base alone")
-            after = measure(Segmenter(load_network(base, info)[0], base, info), table, events, f"{title}: with the adapter")
-            held[title] = {"before": figures(before), "before_threshold": base.threshold, "after": figures(after)}
-            if chosen is not None:
-                again = measure(Segmenter(load_network(base)[0], chosen), table, events, f"{title}: base alone, chosen threshold")
-                held[title] |= {"chosen": figures(again), "chosen_threshold": chosen.threshold}
+        digest = {"cases_digest": table_digest(case_digests(table, table.check(events)))}
+        measured = {
+            which: figures(measure(segmenter, table, events, f"{title}: {_WHICH[which]}")) for which, segmenter in {**segmenters, **chosen}.items()
+        }
+        if adapts:
+            thresholds = {f"{which}_threshold": segmenter.threshold for which, segmenter in {**segmenters, **chosen}.items() if which != "after"}
+            held[title] = measured | thresholds | digest
         else:
-            held[title] = figures(measure(Segmenter(load_network(info)[0], info), table, events, title))
-    if held:
-        info = record_metrics(info, with_held_out(info.metrics, held))
+            held[title] = measured["after"] | digest
+    false_ml = {
+        title: {which: round(segmenter.segment(ct, events).report.total_ml, 3) for which, segmenter in segmenters.items()}
+        for title, ct in (clean or {}).items()
+    }
+    if held or false_ml:
+        info = record_metrics(info, with_clean_scans(with_held_out(info.metrics, held), false_ml))
     write_text(path, card_text(info, commands))
     return info
 

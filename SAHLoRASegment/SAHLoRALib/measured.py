@@ -3,6 +3,7 @@
     validation         the validation cases that chose weights and threshold: no measure of how good the model is on others
     cross_validation   out-of-fold predictions of the training's own cases, with how they were made
     held_out           title → what `sahlora card` measured on cases that the training never saw
+    clean_scans        title → false mL that it measured in a scan without haemorrhage: after, and for an adapter before
 
 Plain dictionaries, read without torch. Headers of an earlier version hold the figures of the cross-validation, or the first held-out Dice as a
 number, at the top; both are still read.
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-VALIDATION, CROSS_VALIDATION, HELD_OUT = "validation", "cross_validation", "held_out"
+VALIDATION, CROSS_VALIDATION, HELD_OUT, CLEAN_SCANS = "validation", "cross_validation", "held_out", "clean_scans"
 #: The stratum of all patients, as in `evaluation`.
 _ALL = "all"
 
@@ -43,6 +44,17 @@ def with_held_out(metrics: Mapping[str, Any], measured: Mapping[str, Any]) -> di
     if old and CROSS_VALIDATION not in kept:
         kept = {key: value for key, value in kept.items() if key not in old} | {CROSS_VALIDATION: old}
     return kept | {HELD_OUT: held_out(metrics) | dict(measured)}
+
+
+def clean_scans(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Title of a scan without haemorrhage → {after, before: false mL}; empty where none was measured."""
+    found = metrics.get(CLEAN_SCANS)
+    return dict(found) if isinstance(found, Mapping) else {}
+
+
+def with_clean_scans(metrics: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics with these scans' false mL added."""
+    return dict(metrics) | ({CLEAN_SCANS: clean_scans(metrics) | dict(measured)} if measured else {})
 
 
 def headline(metrics: Mapping[str, Any]) -> tuple[float, str] | None:

@@ -19,7 +19,7 @@ from .samples import SliceCache, padded
 from .slices import normalise
 
 #: Thresholds that are tried, in hundredths.
-THRESHOLDS = tuple(round(0.30 + 0.05 * i, 2) for i in range(9))
+THRESHOLDS = tuple(round(0.20 + 0.05 * i, 2) for i in range(15))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,7 @@ def test_an_adapter_is_measured_before_and_after(tmp_path, base, cases):
     adapter = some_adapter(base)
     make_card(adapter, base, {"heads": CaseTable.read(cases)}, tmp_path / "card.md", commands="sahlora train cases.csv")
     held = read_info(adapter.path).metrics["held_out"]["heads"]
-    assert set(held) == {"before", "before_threshold", "after"}
+    assert set(held) == {"before", "before_threshold", "after", "cases_digest"}
     text = (tmp_path / "card.md").read_text(encoding="utf-8")
     assert "cp-lora, rank 2" in text and "alone, on the same cases" in text and "sahlora train cases.csv" in text
 
@@ -101,3 +102,26 @@ def test_the_command_writes_the_card_beside_the_model(base, cases, capsys):
 def test_titles_that_do_not_match_the_tables_are_refused(base, cases, capsys):
     assert main(["card", str(base.path), "--cases", str(cases), "--title", "one", "two"]) == 2
     assert "one for each" in capsys.readouterr().err
+
+
+def test_the_card_tells_the_digest_of_the_cases_that_it_was_measured_on(tmp_path, base, cases):
+    make_card(base, None, {"heads": CaseTable.read(cases)}, tmp_path / "card.md")
+    digest = read_info(base.path).metrics["held_out"]["heads"]["cases_digest"]
+    assert f"digest `{digest}`" in (tmp_path / "card.md").read_text(encoding="utf-8")
+    other = save_cohort(tmp_path / "other", (2, 4, 5))
+    make_card(base, None, {"heads": CaseTable.read(other)}, tmp_path / "card.md")
+    assert read_info(base.path).metrics["held_out"]["heads"]["cases_digest"] != digest
+
+
+def test_what_is_segmented_in_a_scan_without_haemorrhage_stands_in_the_card_as_false(tmp_path, base, cases, capsys):
+    case = list(CaseTable.read(cases))[-1]
+    scan = case.image.rename(case.image.with_name("healthy.nrrd"))
+    adapter = some_adapter(base)
+    assert main(["card", str(adapter.path), "--clean", str(scan)]) == 0
+    told = read_info(adapter.path).metrics["clean_scans"]["healthy"]
+    assert main(["segment", str(scan), "--output", str(tmp_path / "out"), "--adapter", str(adapter.path)]) == 0
+    report = json.loads(next((tmp_path / "out").rglob("report.json")).read_text(encoding="utf-8"))
+    assert told["after"] == pytest.approx(report["total_ml"], abs=1e-3) and told["before"] > 0
+    text = adapter.path.with_suffix(".md").read_text(encoding="utf-8")
+    assert f"| healthy | {told['after']:.2f} | {told['before']:.2f} |" in text
+    capsys.readouterr()

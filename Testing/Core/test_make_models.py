@@ -16,9 +16,9 @@ printf '%s\\t' "$@" >> "$CALLS"; echo >> "$CALLS"
 mkdir -p models
 case $1 in
 card) touch "${2%.safetensors}.md" ;;
-phantom) for table in tbi-train paper/tbi; do mkdir -p $table; printf 'case,image,mask\\na,a/ct.nrrd,a/mask.nrrd\\n' > $table/cases.csv; done ;;
+phantom) for table in tbi asah; do for part in train validation test; do
+    mkdir -p $table-$part; printf 'case,image,mask\\na,a/ct.nrrd,a/mask.nrrd\\n' > $table-$part/cases.csv; done; done ;;
 pretrain|train)
-    mkdir -p narrow
     while [ "$1" != --name ]; do shift; done
     name=$2
     while [ "$1" != --folder ]; do shift; done; touch "$2/$name.safetensors" ;;
@@ -28,10 +28,10 @@ esac
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the script is for a POSIX shell")
 
 
-def make(folder: Path, heads: str | None) -> tuple[subprocess.CompletedProcess[str], list[list[str]]]:
+def make(folder: Path, heads: str | None, script: str = RECORDER) -> tuple[subprocess.CompletedProcess[str], list[list[str]]]:
     """The script's outcome, and the words of each call of sahlora so far."""
     recorder, calls = folder / "recorder", folder / "calls"
-    recorder.write_text(RECORDER, encoding="utf-8")
+    recorder.write_text(script, encoding="utf-8")
     recorder.chmod(0o755)
     world = {k: v for k, v in os.environ.items() if k != "HEADS"} | {"SAHLORA": str(recorder), "CALLS": str(calls), "OUTPUT": str(folder / "out")}
     done = subprocess.run(["sh", str(SCRIPT)], env=world | ({"HEADS": heads} if heads else {}), capture_output=True, text=True, check=False)
@@ -49,12 +49,13 @@ def test_models_are_made_in_order_and_what_is_there_is_not_made_again(tmp_path: 
     where = heads(tmp_path)
     done, calls = make(tmp_path, where)
     assert done.returncode == 0, done.stderr
-    assert [call[0] for call in calls] == ["phantom", "phantom", "pretrain", "pretrain", "train", "train", "card", "card", "card"]
-    merged = (tmp_path / "out" / "tbi.csv").read_text(encoding="utf-8").splitlines()
-    assert merged == ["case,image,mask", *(f"a,{folder}/a/ct.nrrd,{folder}/a/mask.nrrd" for folder in ("tbi-train", "paper/tbi"))]
+    assert [call[0] for call in calls] == ["phantom", "pretrain", "train", "train", "train", "card", "card", "card", "card"]
+    for part in ("train", "validation", "test"):
+        merged = (tmp_path / "out" / f"both-{part}.csv").read_text(encoding="utf-8").splitlines()
+        assert merged == ["case,image,mask", *(f"a,{kind}-{part}/a/ct.nrrd,{kind}-{part}/a/mask.nrrd" for kind in ("tbi", "asah"))]
     (tmp_path / "out" / "models" / "asah-cp-lora.safetensors").unlink()
     again = make(tmp_path, where)[1][len(calls) :]
-    assert [call[0] for call in again] == ["phantom", "phantom", "train", "card"] and all("asah-cp-lora" in " ".join(call) for call in again[2:])
+    assert [call[0] for call in again] == ["phantom", "train", "card"] and all("asah-cp-lora" in " ".join(call) for call in again[1:])
 
 
 def test_a_new_base_takes_new_adapters_and_new_cards(tmp_path: Path) -> None:
@@ -62,7 +63,7 @@ def test_a_new_base_takes_new_adapters_and_new_cards(tmp_path: Path) -> None:
     calls = make(tmp_path, where)[1]
     (tmp_path / "out" / "models" / "tbi-base.safetensors").unlink()
     again = make(tmp_path, where)[1][len(calls) :]
-    assert [call[0] for call in again] == ["phantom", "phantom", "pretrain", "train", "train", "card", "card", "card"]
+    assert [call[0] for call in again] == ["phantom", "pretrain", "train", "train", "train", "card", "card", "card", "card"]
 
 
 @pytest.mark.parametrize("number", range(9))
@@ -78,3 +79,21 @@ def test_without_heads_one_sentence_says_what_to_name(tmp_path: Path) -> None:
     for given, told in ((None, "HEADS is not set"), (str(tmp_path), "no label map")):
         done, calls = make(tmp_path, given)
         assert (done.returncode, calls) == (2, []) and told in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_scan_without_haemorrhage_is_measured_for_every_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    where = heads(tmp_path)
+    (tmp_path / "healthy scan").mkdir()
+    monkeypatch.setenv("CLEAN", str(tmp_path / "healthy scan"))
+    calls = make(tmp_path, where)[1]
+    assert all(call[call.index("--clean") + 1] == str(tmp_path / "healthy scan") for call in calls if call[0] == "card")
+    monkeypatch.setenv("CLEAN", str(tmp_path / "nothing"))
+    assert "CLEAN: there is no scan" in make(tmp_path, where)[0].stderr
+
+
+def test_a_training_that_fails_beside_another_ends_the_whole(tmp_path: Path) -> None:
+    """Two adapters are trained side by side; the one in the background must not fail unseen."""
+    where = heads(tmp_path)
+    failing = RECORDER.replace("case $1 in", 'case "$*" in train*asah-conv-lora*) exit 1 ;; esac\ncase $1 in')
+    done, calls = make(tmp_path, where, failing)
+    assert done.returncode != 0 and "card" not in [call[0] for call in calls]

@@ -23,6 +23,8 @@ class Arguments(Common):
     """Case table that chose an adapter's threshold: the base is then measured with a threshold chosen on it too."""
     title: tuple[str, ...] = ()
     """What the case tables are, one for each; without them the tables' folders."""
+    clean: tuple[Path, ...] = ()
+    """Scans without haemorrhage: DICOM folders or image files, in which all that is segmented is false. The card names them by folder or file."""
     commands: Path | None = None
     """Text file with the commands that made the model, to be shown in the card."""
     output: Path | None = None
@@ -34,6 +36,7 @@ def run(arguments: Arguments, events: Events) -> int:
     from ..card import make_card
     from ..cases import CaseTable
     from ..catalogue import Catalogue
+    from ..ct import read_ct
     from ..errors import ConfigError
 
     if arguments.title and len(arguments.title) != len(arguments.cases):
@@ -51,7 +54,16 @@ def run(arguments: Arguments, events: Events) -> int:
     tables = {title: CaseTable.read(path) for title, path in zip(titles, arguments.cases, strict=True)}
     path = arguments.output or info.path.with_suffix(".md")
     validation = CaseTable.read(arguments.validation) if arguments.validation else None
-    info = make_card(info, base, tables, path, events, commands, validation)
+    clean = {_title(scan): read_ct(scan) for scan in arguments.clean}
+    if len(clean) < len(arguments.clean):
+        raise ConfigError("Two of the clean scans have the same name; put one into a folder or a file of another name.")
+    info = make_card(info, base, tables, path, events, commands, validation, clean)
     arguments.say(path.read_text(encoding="utf-8"))
     events.result(command="card", model=str(info.path), card=str(path), metrics=info.metrics)
     return 0
+
+
+def _title(scan: Path) -> str:
+    """A scan's file name without its suffixes, or its folder's; of a folder that is called dicom the folder's around it."""
+    name = scan.resolve().name.split(".")[0] if scan.is_file() else scan.resolve().name
+    return scan.resolve().parent.name if name.lower() == "dicom" else name

@@ -34,7 +34,7 @@ def make_case(
 ) -> PhantomCase:
     """A synthetic head CT with its annotation; the same arguments give the same case.
 
-    kind: one of KINDS. scanner: None draws one of `site` (without it A for tbi and none, B for asah) with `matrix` rows and columns and `slices` slices.
+    kind: one of KINDS. scanner: None draws one of `site` (without it A for tbi and none, B for asah), `matrix` rows and columns, `slices` slices.
     """
     if kind not in KINDS:
         raise ConfigError(f"There is no kind of case called '{kind}'; choose one of {', '.join(KINDS)}.")
