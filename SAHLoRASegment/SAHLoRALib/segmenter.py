@@ -1,6 +1,6 @@
 """A scan in, a haemorrhage mask and a report out.
 
-The network is merged with its adapter once. Slices pass through it in chunks, only the head's window and only slices with brain, so a scan of
+The network is merged with its adapter once. Slices pass through it in chunks, only the brain's window of slices with brain, so a scan of
 512 × 512 × 600 needs little more memory than itself. probability → threshold → inside of the skull → specks removed by their true volume.
 """
 
@@ -160,7 +160,7 @@ class Segmenter:
     def segment(self, ct: CTVolume, events: Events | None = None, keep_probability: bool = False) -> Segmentation:
         """Segment one scan. Raises Cancelled between chunks, ConfigError where the device's memory does not suffice for one slice."""
         from .findings import remove_specks, remove_vault_edge
-        from .slices import head_window, intracranial, volume_ml
+        from .slices import brain_window, head_window, intracranial, volume_ml
 
         start = time.monotonic()
         events = events or Events()
@@ -172,7 +172,8 @@ class Segmenter:
             inside = np.ones(ct.shape, bool)
             warnings.append("No skull was found, so the mask is not limited to its inside: look at it with care.")
         events.check_cancel()
-        held = [k for k in head.slices if inside[k].any()]
+        head = brain_window(ct, inside, head)
+        held = list(head.slices)
         mask = np.zeros(ct.shape, bool)
         probability = np.zeros(ct.shape, np.float16) if keep_probability else None
         done = 0

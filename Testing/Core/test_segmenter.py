@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from SAHLoRALib import slices
 from SAHLoRALib.catalogue import Catalogue
 from SAHLoRALib.ct import CTVolume, ct_from_image, read_ct, write_segmentation
 from SAHLoRALib.errors import Cancelled, ConfigError, ModelError
@@ -105,6 +106,16 @@ def test_chunks_give_the_result_of_one_go(base: ModelInfo, bleeding: CTVolume, b
     assert 0 < reference.probability.max() < 1
     assert np.abs(reference.probability.astype(float) - found.probability).max() < 1e-3
     assert (reference.mask != found.mask).mean() < 1e-4
+
+
+def test_the_brains_window_gives_the_result_of_the_heads(base: ModelInfo, bleeding: CTVolume, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the pixels' raster lies elsewhere."""
+    small = segmenter(base).segment(bleeding)
+    monkeypatch.setattr(slices, "brain_window", lambda ct, inside, head: replace(head, slices=tuple(k for k in head.slices if inside[k].any())))
+    large = segmenter(base).segment(bleeding)
+    both = (small.mask & large.mask).sum()
+    assert 2 * both / (small.mask.sum() + large.mask.sum()) > 0.95
+    assert small.report.total_ml == pytest.approx(large.report.total_ml, rel=0.05)
 
 
 def test_with_flips_a_mirrored_scan_gives_the_mirrored_result(base: ModelInfo) -> None:

@@ -15,6 +15,7 @@ from SAHLoRALib.skull import close, convex_hull
 from SAHLoRALib.slices import (
     HeadWindow,
     PixelGrid,
+    brain_window,
     from_network,
     head_window,
     intracranial,
@@ -48,6 +49,30 @@ def _points(ct: CTVolume) -> np.ndarray:
 
 
 WHOLE = np.arange(-70.0, 71.0, 10.0)
+
+
+# --- the brain's window -----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tilt", [0.0, 18.0])
+def test_the_brains_window_holds_all_of_the_inside_with_its_bone_and_is_smaller_than_the_heads(tilt: float) -> None:
+    ct = _volume(WHOLE, tilt)
+    head, inside = head_window(ct), intracranial(ct)
+    brain = brain_window(ct, inside, head)
+    assert brain.crop(inside).sum() == inside.sum() and list(brain.slices) == [k for k in head.slices if inside[k].any()]
+    for (low, high), (outer_low, outer_high), axes, step in zip(
+        (brain.rows, brain.columns), (head.rows, head.columns), ((0, 2), (0, 1)), ct.spacing, strict=True
+    ):
+        hit = np.flatnonzero(inside.any(axis=axes))
+        assert outer_low <= low and high <= outer_high
+        assert (hit[0] - low) * step >= 12.0 or low == outer_low
+        assert (high - 1 - hit[-1]) * step >= 12.0 or high == outer_high
+    assert np.prod(brain.shape) < np.prod(head.shape)
+
+
+def test_without_an_inside_the_brains_window_is_the_heads() -> None:
+    ct = _volume(WHOLE)
+    assert brain_window(ct, np.zeros(ct.shape, bool), head_window(ct)) == head_window(ct)
 
 
 # --- pixels -----------------------------------------------------------------------------------------------------------------------------------
