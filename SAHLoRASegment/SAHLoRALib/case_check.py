@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from .ahead import in_order
 from .cases import Case, CaseTable
 from .ct import CTVolume
 from .errors import CaseError, SAHLoRAError
@@ -54,10 +55,9 @@ def check_cases(table: CaseTable, events: Events, against: CaseTable | None = No
     elsewhere = _other_scans(against, events)
     shared = {case.patient for case in against} if against is not None else set()
     splits = _splits(table)
-    for done, case in enumerate(table):
+    for done, (case, finding) in enumerate(zip(table, in_order(one or check_case, table), strict=True)):
         events.check_cancel()
         events.progress("Checking cases", done, len(table), case.case)
-        finding = (one or check_case)(case)
         problems = list(finding.problems)
         if finding.digest:
             first = seen.setdefault(finding.digest, case.case)
@@ -165,11 +165,17 @@ def _splits(table: CaseTable) -> dict[str, set[str]]:
 def _other_scans(table: CaseTable | None, events: Events) -> dict[str, str]:
     """Digest → case of the other table; scans that cannot be read are that table's problem."""
     digests: dict[str, str] = {}
-    for done, case in enumerate(table or ()):
+    for done, (case, digest) in enumerate(zip(table or (), in_order(_digest, table or ()), strict=True)):
         events.check_cancel()
         events.progress("Reading the other table", done, len(table or ()), case.case)
-        try:
-            digests[scan_digest(case.read_ct())] = case.case
-        except SAHLoRAError:
-            continue
+        if digest:
+            digests[digest] = case.case
     return digests
+
+
+def _digest(case: Case) -> str:
+    """Empty where the scan cannot be read."""
+    try:
+        return scan_digest(case.read_ct())
+    except SAHLoRAError:
+        return ""

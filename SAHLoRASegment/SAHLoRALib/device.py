@@ -76,6 +76,17 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextlib.contextmanager
+def fixed_sizes() -> Iterator[None]:
+    """Within the block a CUDA GPU tries its ways to compute each convolution once and keeps the fastest: worth it where sizes stay the same."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
 def peak_memory_mb(device: torch.device) -> float:
     """The most memory that this process had, in MB: of the GPU's where it computes there, else resident. 0 where the system does not say."""
     if device.type == "cuda":

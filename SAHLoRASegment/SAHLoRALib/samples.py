@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from .ahead import READERS, in_order
+from .device import threads
 from .errors import CaseError, SAHLoRAError
 from .events import Events
 from .slices import PixelGrid, head_window, mask_to_network, network_size, to_network
@@ -79,16 +81,18 @@ class SliceCache:
         cases = list(cases)
         held: list[CachedCase] = []
         used = 0
-        for number, case in enumerate(cases):
-            events.check_cancel()
-            events.progress(stage, number, len(cases), case_name(case, number))
-            cached = cache_case(case, grid, number)
-            size = cached.hu.nbytes + cached.blood.nbytes
-            if spill is not None and used + size > memory_gb * 1e9:
-                cached = _mapped(cached, spill / f"{stage.replace(' ', '-')}-{number:05}")
-            else:
-                used += size
-            held.append(cached)
+        workers = min(READERS, torch.get_num_threads())
+        with threads(torch.get_num_threads() // workers):
+            read = in_order(lambda numbered: cache_case(numbered[1], grid, numbered[0]), enumerate(cases), workers)
+            for number, cached in enumerate(read):
+                events.check_cancel()
+                events.progress(stage, number, len(cases), case_name(cases[number], number))
+                size = cached.hu.nbytes + cached.blood.nbytes
+                if spill is not None and used + size > memory_gb * 1e9:
+                    cached = _mapped(cached, spill / f"{stage.replace(' ', '-')}-{number:05}")
+                else:
+                    used += size
+                held.append(cached)
         events.progress(stage, len(cases), len(cases))
         return cls(held, grid)
 
@@ -172,11 +176,12 @@ def _shuffled(count: int, i: int, seed: int, kind: int) -> int:
     """Element i of an endless sequence of passes over range(count), each pass in an order of its own."""
     turn, place = divmod(i, count)
     key = (count, seed, kind, turn)
-    if key not in _orders:
+    order = _orders.get(key)
+    if order is None:
         if len(_orders) > 8:
             _orders.clear()
-        _orders[key] = torch.randperm(count, generator=seeded(seed, 1, kind, turn)).tolist()
-    return _orders[key][place]
+        order = _orders[key] = torch.randperm(count, generator=seeded(seed, 1, kind, turn)).tolist()
+    return order[place]
 
 
 _orders: dict[tuple[int, int, int, int], list[int]] = {}

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from .adapters import attach, is_adapted, trainable_parameters
-from .augment import augment
+from .ahead import Feed
+from .augment import Batch, augment
 from .checkpoint import check_same_training, read_checkpoint, write_checkpoint
-from .device import Compute, choose_compute, peak_memory_mb, threads
+from .device import Compute, choose_compute, fixed_sizes, peak_memory_mb, threads
 from .errors import Cancelled, CaseError, ConfigError, ModelError, SAHLoRAError
 from .events import Events
 from .files import alone
@@ -103,7 +104,7 @@ def fit(
         raise ConfigError(f"Only {start.adapter or 'another network'} can go on from {start.name}, not {config.what}.")
     compute = choose_compute(config.device, config.precision)
     backend = "nccl" if compute.device.type == "cuda" else "gloo"
-    with threads(config.threads), process_group(backend) as group, alone(folder, group.leads):
+    with threads(config.threads), fixed_sizes(), process_group(backend) as group, alone(folder, group.leads):
         if config.batch % group.size:
             raise ConfigError(f"The batch of {config.batch} slices cannot be spread over {group.size} processes; use a multiple.")
         if not group.leads:
@@ -188,6 +189,13 @@ class _Run:
                 f"{len(self.train.negatives)} without blood of {len(self.train.cases)} cases: {self.total} steps."
             )
         self.network.train()
+        feed = Feed(self._batch, self.compute.device, self.total)
+        try:
+            return self._loop(feed)
+        finally:
+            feed.close()
+
+    def _loop(self, feed: Feed[Batch]) -> FitResult:
         while True:
             if self._epoch_is_due():
                 self._end_epoch()
@@ -195,7 +203,7 @@ class _Run:
             if self.step == self.total or self.stopped:
                 return self._result()
             self._check_cancel()
-            loss = self._one_step()
+            loss = self._one_step(feed.batch(self.step))
             self.step += 1
             self.losses.append(loss)
             self.events.metric("loss", loss, self.step, **self.context)
@@ -203,17 +211,22 @@ class _Run:
             if time.monotonic() - self.saved_at > self.config.checkpoint_seconds and not self._epoch_is_due():
                 self._save()
 
-    def _one_step(self) -> float:
+    def _batch(self, step: int) -> Batch:
+        """This process's part of a step's slices: a pure function of seed and step."""
+        config, device = self.config, self.compute.device
+        part = self.group.share(config.batch)
+        hu, blood, sizes = self.train.gather(self.train.draw(config.seed, step, config.batch, config.positive_share)[part])
+        if device.type == "cuda":
+            hu, blood = hu.pin_memory(), blood.pin_memory()
+        seeds = [(config.seed, 2, step, i) for i in range(config.batch)][part]
+        hu, blood = hu.to(device, non_blocking=True), blood.to(device, non_blocking=True)
+        return augment(hu, blood, sizes, seeds, config.crop, config.grid.window, config.augmentation)
+
+    def _one_step(self, batch: Batch) -> float:
         config = self.config
         learning_rate = config.rate_at(self.step, self.total)
         for settings in self.optimiser.param_groups:
             settings["lr"] = learning_rate
-        part = self.group.share(config.batch)
-        pairs = self.train.draw(config.seed, self.step, config.batch, config.positive_share)[part]
-        hu, blood, sizes = self.train.gather(pairs)
-        seeds = [(config.seed, 2, self.step, i) for i in range(config.batch)][part]
-        device = self.compute.device
-        batch = augment(hu.to(device), blood.to(device), sizes, seeds, config.crop, config.grid.window, config.augmentation)
         with self.compute.autocast():
             logits = self.network(batch.image.contiguous(memory_format=torch.channels_last))
         loss = segmentation_loss(logits, batch.target, batch.weight, config.loss, self.group.pool)

@@ -18,7 +18,7 @@ import peers
 import segmenting
 import stepping
 import torch
-from clock import load, machine, matmul_peak, use_processor_time
+from clock import device, load, machine, matmul_peak, use_device, use_processor_time
 
 HERE = Path(__file__).parent
 Row = dict[str, Any]
@@ -27,15 +27,20 @@ Row = dict[str, Any]
 def parts(work: Path, quick: bool) -> dict[str, Callable[[], Any]]:
     """What is measured, in this order: what comes first is kept where the rest is interrupted."""
     counts = (30,) if quick else (30, 300)
-    size = (4, 1, 208, 176) if quick else (8, 1, 208, 176)
+    on_gpu = device().type == "cuda"
+    size = (4, 1, 208, 176) if quick else (64, 1, 208, 176) if on_gpu else (8, 1, 208, 176)
     scans = {n: segmenting.scan_of(work, n) for n in counts}
-    return {
+    found: dict[str, Callable[[], Any]] = {
         "peak": lambda: {"bf16": matmul_peak(torch.bfloat16), "float32": matmul_peak(torch.float32)},
         **{f"segmentation {n}": lambda n=n: segmenting.segmentation(scans[n], work / f"masks-{n}") for n in counts},
         "merged": lambda: segmenting.merged(stepping.METHODS, size),
         **{f"training {r}": lambda r=r: stepping.training(r, size) for r in ((4,) if quick else (4, 16, 64))},
         "feeding": lambda: stepping.feeding(size[0]),
         **{f"peers {n}": lambda n=n: peers.segmentation(scans[n]) for n in counts},
+    }
+    if on_gpu:  # what grows with slices, cases and scans is the processor's work
+        return found
+    return found | {
         "by slices": lambda: segmenting.by_slices(work, (30, 60) if quick else (30, 150, 300, 600)),
         "by cases": lambda: stepping.by_cases(work / "phantom" / "cases.csv", (5, 20) if quick else (5, 50, 100, 200)),
         "by scans": lambda: segmenting.by_scans(scans[30], work, (1, 4) if quick else (1, 10, 30, 100)),
@@ -46,9 +51,10 @@ def markdown(result: dict[str, Any]) -> str:
     """The tables of what was measured so far."""
     told, found = result["machine"], result["found"]
     loads = ", ".join(f"{part} {value:.1f}" for part, value in result["load"].items() if value is not None)
+    gpu = told["gpu"] + ", " if "gpu" in told else ""
     lines = [
         f"# Measured {told['date']}", "",
-        f"{told['processor']}, {told['cores']} cores, {told['threads']} threads, torch {told['torch']}, {told['commit']}, time {told['time']}.",
+        f"{gpu}{told['processor']}, {told['cores']} cores, {told['threads']} threads, torch {told['torch']}, {told['commit']}, time {told['time']}.",
         f"Load (processes that wanted a core in the minute before; the part before leaves its own): {loads}.", "",
     ]  # fmt: skip
     if result["missing"]:
@@ -60,7 +66,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 _TITLES = {
-    "peak": "GFLOP/s of a matrix product of 2048 × 2048",
+    "peak": "GFLOP/s of a large matrix product",
     "segmentation": "A scan of 512 × 512 × {}, from file to mask on disk, seconds",
     "merged": "A forward pass with an adapter merged",
     "training": "A training step at rank {}",
@@ -100,8 +106,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one scan of 30 slices, one rank, few cases: some minutes")
     parser.add_argument("--only", nargs="+", default=[], metavar="PART", help="such as segmentation, training, peers")
     parser.add_argument("--work", type=Path, default=Path("build/bench"), help="folder for the scans and masks")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the network computes")
     parser.add_argument("--processor-time", action="store_true", help="for a busy machine: one thread, its own time; passes, steps and peers only")
     given = parser.parse_args()
+    use_device(given.device)
     if given.processor_time:
         use_processor_time()
         given.only = given.only or ["peak", "merged", "training", "feeding", "peers"]
@@ -112,7 +120,7 @@ def main() -> None:
     result: dict[str, Any] = {"machine": told, "quick": given.quick, "load": {}, "found": {}, "missing": {}}
     folder = HERE / "results"
     folder.mkdir(exist_ok=True)
-    name = f"{datetime.now(UTC):%Y%m%d-%H%M}{'-quick' if given.quick else ''}"
+    name = f"{datetime.now(UTC):%Y%m%d-%H%M}{'-quick' if given.quick else ''}{'-cuda' if given.device == 'cuda' else ''}"
     for part, measure in wanted.items():
         result["load"][part] = load()
         print(f"{datetime.now(UTC):%H:%M:%S} {part}", flush=True)

@@ -16,6 +16,24 @@ from typing import Any
 import torch
 
 _now = time.perf_counter
+_device = torch.device("cpu")
+
+
+def use_device(name: str) -> None:
+    """From now on compute there: cpu or cuda."""
+    global _device
+    _device = torch.device(name)
+
+
+def device() -> torch.device:
+    """Where the benchmark computes."""
+    return _device
+
+
+def wait() -> None:
+    """Until a GPU has done what it was given."""
+    if _device.type == "cuda":
+        torch.cuda.synchronize(_device)
 
 
 def use_processor_time() -> None:
@@ -27,8 +45,10 @@ def use_processor_time() -> None:
 
 def seconds(work: Callable[[], Any]) -> float:
     """Seconds of one run, by the clock on the wall if not told otherwise."""
+    wait()
     start = _now()
     work()
+    wait()
     return _now() - start
 
 
@@ -65,14 +85,16 @@ def machine() -> dict[str, Any]:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    gpu = {"gpu": torch.cuda.get_device_name(_device)} if _device.type == "cuda" else {}
     return {
-        "processor": model, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__,
+        **gpu, "processor": model, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__,
         "python": platform.python_version(), "system": platform.platform(), "load": load(), "commit": commit.stdout.strip(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
 
 
-def matmul_peak(dtype: torch.dtype, size: int = 2048) -> float:
-    """GFLOP/s of a large square matrix product."""
-    a = torch.rand(size, size).to(dtype)
-    return 2 * size**3 / timed(lambda: a @ a, 5) / 1e9
+def matmul_peak(dtype: torch.dtype) -> float:
+    """GFLOP/s of a large square matrix product, of ten on a GPU."""
+    size, count = (2048, 1) if _device.type == "cpu" else (8192, 10)
+    a = torch.rand(size, size).to(_device, dtype)
+    return count * 2 * size**3 / timed(lambda: [a @ a for _ in range(count)], 5) / 1e9

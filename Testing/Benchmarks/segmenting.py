@@ -12,7 +12,7 @@ from typing import Any
 
 import SimpleITK as sitk
 import torch
-from clock import in_own_process, matmul_peak, seconds, taking_turns
+from clock import device, in_own_process, matmul_peak, seconds, taking_turns, wait
 from SAHLoRALib import batch as batch_room
 from SAHLoRALib import slices as slices_room
 from SAHLoRALib.adapters import AdapterConfig, attach, merge
@@ -41,17 +41,17 @@ def scan_of(folder: Path, slices: int) -> Path:
 
 
 def precisions() -> list[str]:
-    """What this processor computes in by itself."""
-    return ["bf16", "float32"] if bf16_support(torch.device("cpu"))[0] else ["float32"]
+    """What this device computes in by itself."""
+    return ["bf16", "float32"] if bf16_support(device())[0] else ["float32"]
 
 
 def segmenter_of(precision: str = "auto") -> Segmenter:
-    return Segmenter.load("tbi-base", config=SegmentConfig(device="cpu", precision=precision))  # type: ignore[arg-type]
+    return Segmenter.load("tbi-base", config=SegmentConfig(device=device().type, precision=precision))  # type: ignore[arg-type]
 
 
 def segmentation(scan: Path, folder: Path) -> dict[str, dict[str, float]]:
     """By precision, seconds of a scan from file to mask on disk: cold (a process of its own, the better of two), then by part."""
-    command = [sys.executable, "-m", "SAHLoRALib", "segment", str(scan), "--output", str(folder / "cold"), "--device", "cpu"]
+    command = [sys.executable, "-m", "SAHLoRALib", "segment", str(scan), "--output", str(folder / "cold"), "--device", device().type]
     results = {}
     for precision in precisions():
         given = [*command, "--precision", precision]
@@ -102,10 +102,12 @@ def _clocked(segmenter: Segmenter, spent: dict[str, float]) -> Iterator[Callable
 
     def clocked(part: str, work: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
+            wait()
             start = time.perf_counter()
             try:
                 return work(*args, **kwargs)
             finally:
+                wait()
                 spent[part] += time.perf_counter() - start
 
         return run
@@ -124,20 +126,20 @@ def _clocked(segmenter: Segmenter, spent: dict[str, float]) -> Iterator[Callable
 
 def merged(methods: tuple[str, ...], size: tuple[int, ...]) -> dict[str, float]:
     """Seconds of a forward pass of slices (n, 1, rows, columns) with the base, and with each kind of adapter merged into it."""
-    x = torch.rand(size).contiguous(memory_format=torch.channels_last)
+    x = torch.rand(size).to(device()).contiguous(memory_format=torch.channels_last)
     works: dict[str, Callable[[], Any]] = {}
     for method in ("base", *methods):
         network = MultiViewUnet()
         if method != "base":
             attach(network, AdapterConfig(method=method, rank=8))
             merge(network)
-        ready = folded(network.eval()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        ready = folded(network.eval()).to(device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
         works[method] = lambda ready=ready: _pass(ready, x)
     return taking_turns(works, 7)
 
 
 def _pass(network: torch.nn.Module, x: torch.Tensor) -> None:
-    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled="bf16" in precisions()):
+    with torch.inference_mode(), torch.autocast(device().type, dtype=torch.bfloat16, enabled="bf16" in precisions()):
         network(x)
 
 

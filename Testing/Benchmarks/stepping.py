@@ -10,9 +10,10 @@ from typing import Any
 
 import peers
 import torch
-from clock import in_own_process, seconds, taking_turns
+from clock import device, in_own_process, seconds, taking_turns, timed
 from SAHLoRALib.adapters import AdapterConfig, attach, trainable_parameters
-from SAHLoRALib.augment import augment
+from SAHLoRALib.ahead import Feed
+from SAHLoRALib.augment import Batch, augment
 from SAHLoRALib.cases import CaseTable
 from SAHLoRALib.device import bf16_support, peak_memory_mb
 from SAHLoRALib.loss import segmentation_loss
@@ -29,23 +30,28 @@ Size = tuple[int, int, int, int]
 def step_of(network: torch.nn.Module, size: Size) -> Callable[[], None]:
     """A training step of whatever learns in the network, on random slices (n, 1, rows, columns), in bf16 where the processor has it."""
     torch.manual_seed(0)
-    x = torch.rand(size).contiguous(memory_format=torch.channels_last)
-    target, weight = (torch.rand(size) > 0.95).float(), torch.ones(size[0])
+    given = Batch(torch.rand(size).to(device()), (torch.rand(size) > 0.95).float().to(device()), torch.ones(size[0], device=device()))
+    step = step_on(network)
+    return lambda: step(given)
+
+
+def step_on(network: torch.nn.Module) -> Callable[[Batch], None]:
+    """A training step of whatever learns in the network, in bf16 where the device has it."""
     optimiser = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad])
     network.train()
 
-    def step() -> None:
+    def step(batch: Batch) -> None:
         with _precision():
-            logits = network(x)
+            logits = network(batch.image.contiguous(memory_format=torch.channels_last))
         optimiser.zero_grad(set_to_none=True)
-        segmentation_loss(logits, target, weight).backward()
+        segmentation_loss(logits, batch.target, batch.weight).backward()
         optimiser.step()
 
     return step
 
 
 def _precision() -> contextlib.AbstractContextManager[object]:
-    return torch.autocast("cpu", dtype=torch.bfloat16) if bf16_support(torch.device("cpu"))[0] else contextlib.nullcontext()
+    return torch.autocast(device().type, dtype=torch.bfloat16) if bf16_support(device())[0] else contextlib.nullcontext()
 
 
 def kept_mb(network: torch.nn.Module, size: Size) -> float:
@@ -57,7 +63,7 @@ def kept_mb(network: torch.nn.Module, size: Size) -> float:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), _precision():
-        network.train()(torch.rand(size).contiguous(memory_format=torch.channels_last))
+        network.train()(torch.rand(size).to(device()).contiguous(memory_format=torch.channels_last))
     return sum(tensor.untyped_storage().nbytes() for tensor in storages.values()) / 1e6
 
 
@@ -67,9 +73,10 @@ def training(rank: int, size: Size) -> list[dict[str, Any]]:
     for method in METHODS:
         network = _network()
         attach(network, AdapterConfig(method=method, rank=rank))
+        network.to(device())
         networks[f"SAHLoRA {method}"] = (network, "")
     for name, wrap, note in peers.ADAPTERS:
-        networks[name] = (wrap(peers.plain_with_held_norms(_network()), rank), note)
+        networks[name] = (wrap(peers.plain_with_held_norms(_network()), rank).to(device()), note)
     found = taking_turns({name: step_of(network, size) for name, (network, _) in networks.items()}, 4)
     fastest = min(found[name] for name, _, _ in peers.ADAPTERS)
     return [
@@ -84,26 +91,45 @@ def training(rank: int, size: Size) -> list[dict[str, Any]]:
 
 def _network() -> MultiViewUnet:
     torch.manual_seed(0)
-    return MultiViewUnet().to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return MultiViewUnet().to(device(), memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def feeding(batch: int) -> dict[str, float]:
-    """Seconds that a training step waits for its slices (gathered and augmented), and of the step with CP-LoRA itself; reading_a_case: once."""
+    """Seconds that a training step waits for its slices (gathered and augmented), and of the step with CP-LoRA itself; reading_a_case: once.
+
+    On a GPU the slices are made while it computes: fed_step is the whole step as training takes it, busy the share in which the GPU computes the
+    network.
+    """
     config = TrainingConfig()
     cases = _cases(2)
     reading = seconds(lambda: SliceCache.read(cases, config.grid)) / len(cases)
     cache = SliceCache.read(cases, config.grid)
     network = _network()
     attach(network, AdapterConfig(rank=4))
+    network.to(device())
     numbers = iter(range(10**6))
 
-    def slices() -> None:
-        number = next(numbers)
+    def slices(number: int) -> Batch:
         hu, blood, sizes = cache.gather(cache.draw(0, number, batch, config.positive_share))
-        augment(hu, blood, sizes, [(0, 2, number, k) for k in range(batch)], config.crop, config.grid.window, config.augmentation)
+        seeds = [(0, 2, number, k) for k in range(batch)]
+        return augment(hu.to(device()), blood.to(device()), sizes, seeds, config.crop, config.grid.window, config.augmentation)
 
-    found = taking_turns({"slices": slices, "step": step_of(network, (batch, 1, *config.crop))})
-    return {"reading_a_case": reading, **found, "share": found["slices"] / (found["slices"] + found["step"])}
+    step = step_of(network, (batch, 1, *config.crop))
+    found = taking_turns({"slices": lambda: slices(next(numbers)), "step": step})
+    if device().type == "cpu":
+        return {"reading_a_case": reading, **found, "share": found["slices"] / (found["slices"] + found["step"])}
+    count = 20
+    learn = step_on(network)
+
+    def fed() -> None:
+        feed = Feed(slices, device(), count)
+        for number in range(count):
+            learn(feed.batch(number))
+        feed.close()
+
+    alone = timed(lambda: [step() for _ in range(count)]) / count
+    together = timed(fed) / count
+    return {"reading_a_case": reading, **found, "step_in_a_row": alone, "fed_step": together, "busy": alone / together}
 
 
 def _cases(count: int) -> list[Any]:
