@@ -11,6 +11,7 @@ demo: $(READY)
 # HEADS=FOLDER of label maps; hours, into build/models; goes on where it was stopped.
 models: export HEADS := $(HEADS)
 models: export CLEAN := $(CLEAN)
+models: export BASE := $(BASE)
 models: $(READY)
 	SAHLORA=$(abspath $(BIN))/sahlora sh Resources/Study/make_models.sh
 

@@ -28,12 +28,13 @@ esac
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the script is for a POSIX shell")
 
 
-def make(folder: Path, heads: str | None, script: str = RECORDER) -> tuple[subprocess.CompletedProcess[str], list[list[str]]]:
+def make(folder: Path, heads: str | None, script: str = RECORDER, base: str = "new") -> tuple[subprocess.CompletedProcess[str], list[list[str]]]:
     """The script's outcome, and the words of each call of sahlora so far."""
     recorder, calls = folder / "recorder", folder / "calls"
     recorder.write_text(script, encoding="utf-8")
     recorder.chmod(0o755)
     world = {k: v for k, v in os.environ.items() if k != "HEADS"} | {"SAHLORA": str(recorder), "CALLS": str(calls), "OUTPUT": str(folder / "out")}
+    world["BASE"] = base
     done = subprocess.run(["sh", str(SCRIPT)], env=world | ({"HEADS": heads} if heads else {}), capture_output=True, text=True, check=False)
     lines = calls.read_text(encoding="utf-8").splitlines() if calls.exists() else []
     return done, [line.rstrip("\t").split("\t") for line in lines]
@@ -56,6 +57,23 @@ def test_models_are_made_in_order_and_what_is_there_is_not_made_again(tmp_path: 
     (tmp_path / "out" / "models" / "asah-cp-lora.safetensors").unlink()
     again = make(tmp_path, where)[1][len(calls) :]
     assert [call[0] for call in again] == ["phantom", "train", "card"] and all("asah-cp-lora" in " ".join(call) for call in again[1:])
+
+
+def test_without_more_the_adapters_start_from_the_base_that_comes_along(tmp_path: Path) -> None:
+    done, calls = make(tmp_path, heads(tmp_path), base="")
+    assert done.returncode == 0, done.stderr
+    assert [call[0] for call in calls] == ["phantom", "train", "train", "train", "card", "card", "card", "card"]
+    bundled = SCRIPT.parents[1] / "Models" / "tbi-base.safetensors"
+    assert (tmp_path / "out" / "models" / "tbi-base.safetensors").read_bytes() == bundled.read_bytes()
+    commands = [call[call.index("--commands") + 1] for call in calls if call[0] == "card"]
+    assert commands == ["base-commands.txt", *["commands.txt"] * 3]
+    told = (tmp_path / "out" / "base-commands.txt").read_text(encoding="utf-8").splitlines()
+    assert any(line.startswith("sahlora pretrain") for line in told) and not any("```" in line for line in told)  # the base's own card tells them
+
+
+def test_a_base_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    done, calls = make(tmp_path, heads(tmp_path), base="old")
+    assert (done.returncode, calls) == (2, []) and done.stderr == "BASE: it is new, or left out, but not old.\n"
 
 
 def test_a_new_base_takes_new_adapters_and_new_cards(tmp_path: Path) -> None:
