@@ -58,7 +58,7 @@ adapt() {
     [ -f "models/$1.safetensors" ] || sahlora train "$(echo "$2" | sed s/STAR/train/)" --validation "$(echo "$2" | sed s/STAR/validation/)" \
         --folds 0 --base models/tbi-base.safetensors --name "$1" --folder models --run "runs/$1" --licence Apache-2.0 --lesion "$3" \
         --description "$8" --adapter.method "$4" --adapter.rank "$5" --adapter.norm adapt --learning-rate "$6" --steps "$7" \
-        --steps-per-epoch 200 --crop 176 160 --ema 0.99 --patience 0 --seed 1 --threads 1
+        --steps-per-epoch "${EVERY:-200}" --crop 176 160 --ema "${EMA:-0.99}" --patience 0 --seed 1 --threads "${THREADS:-1}"
 }
 # Side by side, a core each.
 adapt asah-conv-lora asah-STAR/cases.csv subarachnoid conv-lora 32 2e-3 1500 \
@@ -67,7 +67,8 @@ first=$!
 adapt asah-cp-lora asah-STAR/cases.csv subarachnoid cp-lora 64 5e-3 1500 \
     "CP-LoRA adapter of rank 64 for aneurysmal subarachnoid haemorrhage, trained on synthetic head CT."
 wait $first
-adapt all-conv-lora both-STAR.csv haemorrhage conv-lora 32 2e-3 1200 \
+EVERY=100 EMA=0.98 THREADS=2
+adapt all-conv-lora both-STAR.csv haemorrhage conv-lora 32 2e-3 500 \
     "convLoRA adapter of rank 32 for haemorrhage of any kind, traumatic or aneurysmal, trained on synthetic head CT."
 
 # NAME TITLE COHORT …: figures on heads that no training and no choice has seen
