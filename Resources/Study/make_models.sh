@@ -68,7 +68,7 @@ adapt asah-cp-lora asah-STAR/cases.csv subarachnoid cp-lora 64 5e-3 1500 \
     "CP-LoRA adapter of rank 64 for aneurysmal subarachnoid haemorrhage, trained on synthetic head CT."
 wait $first
 EVERY=100 EMA=0.98 THREADS=2
-adapt all-conv-lora both-STAR.csv haemorrhage conv-lora 32 2e-3 500 \
+adapt all-conv-lora both-STAR.csv haemorrhage conv-lora 32 2e-3 800 \
     "convLoRA adapter of rank 32 for haemorrhage of any kind, traumatic or aneurysmal, trained on synthetic head CT."
 
 # NAME TITLE COHORT …: figures on heads that no training and no choice has seen

@@ -37,22 +37,23 @@ _RECORD = "_sahlora_adapter"
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """What an adapter is.
-
-    method: one of METHODS; the papers' spellings (LoRA-C, convLoRA, CP-DoRA, …) are taken too. rank: r. alpha: None means alpha = rank, so that
-    s = 1. scaling: "standard" is s = α/r, "rslora" α/√r. modules: of `network.MODULES`; their convolutions (3×3 and 1×1) are adapted.
-    norm: BatchNorms keep the base's statistics and parameters ("frozen"), the same statistics with weights and biases that learn ("affine"), or
-    statistics re-estimated on the new domain ("adapt", AdaBN; training uses batch statistics, evaluation the running ones). BatchNorms outside
-    `modules` are always frozen. full_dora_gradient: DoRA's norm is not a constant in the backward pass.
-    """
+    """What an adapter is. The convolutions (3×3 and 1×1) of its modules become W₀ + s·ΔW; BatchNorms outside its modules are always frozen."""
 
     method: str = "cp-lora"
+    """lora-c, conv-lora, cp-lora, dora-c, conv-dora or cp-dora; the papers' spellings (LoRA-C, convLoRA, CP-DoRA) are taken too."""
     rank: int = 8
+    """r of the factors: the higher, the more numbers learn; it may be higher than the kernels' own."""
     alpha: float | None = None
+    """α of s = α/r. Without it α = r, so s = 1."""
     scaling: str = "standard"
+    """standard: s = α/r; rslora: s = α/√r."""
     modules: tuple[str, ...] = MODULES
+    """Which modules are adapted: stem, encoder, multiview, bottleneck, decoder, head."""
     norm: str = "frozen"
+    """BatchNorms of the modules. frozen: the base's statistics, weights and biases; affine: the base's statistics, weights and biases that learn;
+    adapt: statistics of the new domain (AdaBN): the batch's in training, the running ones afterwards."""
     full_dora_gradient: bool = False
+    """DoRA's norm is no constant in the backward pass: slower."""
 
     def __post_init__(self) -> None:
         spelling = re.sub(r"[^a-z0-9]", "", str(self.method).lower())

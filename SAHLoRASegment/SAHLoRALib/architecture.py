@@ -13,15 +13,16 @@ MODULES = ("stem", "encoder", "multiview", "bottleneck", "decoder", "head")
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """levels: halvings of the resolution. width: channels of every convolution. dilations: of the multi-view branch.
-
-    growth: channels that each halving adds. The laboratory's network has none; at low resolution they cost little time.
-    """
+    """The shape of a multi-view Unet."""
 
     levels: int = 4
+    """Halvings of the resolution, 1 to 6."""
     width: int = 32
+    """Channels of the convolutions at full resolution."""
     dilations: tuple[int, ...] = (1, 2, 4)
+    """Of the multi-view block's branches."""
     growth: int = 0
+    """Channels that each halving adds. The laboratory's network has none; at low resolution they cost little time."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dilations", tuple(int(d) for d in self.dilations))

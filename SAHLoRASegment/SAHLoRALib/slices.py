@@ -45,11 +45,14 @@ Slices = slice | Sequence[int] | np.ndarray | None
 
 @dataclass(frozen=True)
 class PixelGrid:
-    """The network's pixels. pixel_mm: side of one. window: HU that become 0 and 1. multiple: rows and columns are padded to a multiple of it."""
+    """The network's pixels."""
 
     pixel_mm: float = 1.0
+    """Side of a pixel, mm, 0.1 to 10."""
     window: tuple[float, float] = (0.0, 140.0)
+    """HU that become 0 and 1; what lies outside is cut off."""
     multiple: int = 16
+    """Rows and columns are padded to a multiple of this."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "window", (float(self.window[0]), float(self.window[1])))

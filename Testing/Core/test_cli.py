@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -80,6 +81,12 @@ def test_every_command_has_help(name: str, capsys: Capture) -> None:
     assert main([*name.split(), "--help"]) == 0
     told = capsys.readouterr().out
     assert f"usage: sahlora {name}" in told and "--events" in told
+    words, flag = {"": ""}, ""
+    for line in (line.strip("│| ") for line in re.sub(r",[│|\s]+--[\w.]*no-[\w.-]+", "", told).splitlines()):
+        flag = line.split(" ")[0] if re.match(r"--?\w", line) else flag
+        words[flag] = f"{words.get(flag, '')} {line}"
+    bare = [flag for flag, text in words.items() if flag and not re.search(r"[a-z]{2}", re.sub(r"\((default|required).*|--\S+|{.*?}", "", text))]
+    assert len(words) > 2 and bare == []  # each flag says what it does
 
 
 def test_help_of_segmenting_does_not_load_torch() -> None:
