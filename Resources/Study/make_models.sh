@@ -71,16 +71,15 @@ EVERY=100 EMA=0.98 THREADS=2
 adapt all-conv-lora both-STAR.csv haemorrhage conv-lora 32 2e-3 800 \
     "convLoRA adapter of rank 32 for haemorrhage of any kind, traumatic or aneurysmal, trained on synthetic head CT."
 
-# NAME TITLE COHORT …: figures on heads that no training and no choice has seen
+# NAME …: figures on heads that no training and no choice has seen
 card() {
-    model=$1 title=$2 cohort=$3 commands=commands.txt
-    shift 3
+    model=$1 commands=commands.txt
+    shift
     [ "$model" != tbi-base ] || commands=base-commands.txt
-    [ -f "models/$model.md" ] || sahlora card "models/$model.safetensors" --cases "$cohort" --title "$title" --commands "$commands" \
-        ${CLEAN:+--clean "$CLEAN"} "$@"
+    [ -f "models/$model.md" ] || sahlora card "models/$model.safetensors" "$@" --commands "$commands" ${CLEAN:+--clean "$CLEAN"}
 }
-card tbi-base "Held-out synthetic TBI (heads 18-20)" tbi-test/cases.csv
-card asah-cp-lora "Held-out synthetic aSAH (heads 18-20)" asah-test/cases.csv --validation asah-validation/cases.csv
-card asah-conv-lora "Held-out synthetic aSAH (heads 18-20)" asah-test/cases.csv --validation asah-validation/cases.csv
-both test
-card all-conv-lora "Held-out synthetic TBI and aSAH (heads 18-20)" both-test.csv --validation both-validation.csv
+TBI="Held-out synthetic TBI (heads 18-20)" ASAH="Held-out synthetic aSAH (heads 18-20)"
+card tbi-base --cases tbi-test/cases.csv --title "$TBI"
+card asah-cp-lora --cases asah-test/cases.csv --title "$ASAH" --validation asah-validation/cases.csv
+card asah-conv-lora --cases asah-test/cases.csv --title "$ASAH" --validation asah-validation/cases.csv
+card all-conv-lora --cases tbi-test/cases.csv asah-test/cases.csv --title "$TBI" "$ASAH" --validation both-validation.csv
