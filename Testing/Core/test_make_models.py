@@ -12,7 +12,8 @@ from SAHLoRALib.cli import main
 SCRIPT = Path(__file__).resolve().parents[2] / "Resources" / "Study" / "make_models.sh"
 #: Writes down how it was called, and makes the model or card that the real command would make.
 RECORDER = """#!/bin/sh
-printf '%s\\t' "$@" >> "$CALLS"; echo >> "$CALLS"
+line=$(printf '%s\\t' "$@")
+printf '%s\\n' "$line" >> "$CALLS"  # in one write: two of them run side by side
 mkdir -p models
 case $1 in
 card) touch "${2%.safetensors}.md" ;;
