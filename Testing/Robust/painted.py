@@ -1,6 +1,6 @@
 """Blood painted into a real scan without haemorrhage: how much of it the bundled models find among real noise, bone and hardening.
 
-    python Testing/Robust/painted.py ../shared/data/ct-ge-tilt/dicom --each 3
+    python Testing/Robust/painted.py SCAN --each 4
 
 Prints Dice by kind (in the brain, a subdural film of 4 to 14 mm, in fissures and cisterns) and the false mL in the scan as it is. What is painted
 keeps the scan's noise and the bright rim under its bone. It is a trial of one anatomy, no substitute for annotated scans; nothing is chosen by it.
@@ -13,17 +13,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from SAHLoRALib.catalogue import Catalogue
 from SAHLoRALib.ct import read_ct
+from SAHLoRALib.errors import SAHLoRAError, ScanError
 from SAHLoRALib.metrics import dice
-from SAHLoRALib.segmenter import NONE, Segmenter
+from SAHLoRALib.model_folders import bundled_folders
+from SAHLoRALib.segmenter import DEFAULT_MODEL, NONE, Segmenter
 from SAHLoRALib.skull import intracranial
 from SAHLoRALib.slices import volume_ml
 from SAHLoRALib.volume import CTVolume
 from scipy import ndimage
 
-MODELS = Path(__file__).resolve().parents[2] / "Resources" / "Models"
 KINDS = ("in the brain", "subdural", "subarachnoid")
-#: HU that hardening adds below the bone, by mm from the first soft pixel; of the scan ct-ge-tilt.
+#: HU that hardening adds below the bone, by mm from the first soft pixel: about what ct-ge-tilt has (see `phantom.scanner`).
 RIM_MM, RIM_HU = (0.3, 1.0, 2.5, 6.0, 12.0), (20.0, 14.0, 7.0, 3.0, 0.0)
 
 
@@ -39,6 +41,8 @@ class Canvas:
         self.tissue = sums[0] / np.maximum(sums[1], 0.05)
         cm2 = self.inside.sum((1, 2)) * ct.spacing[0] * ct.spacing[1] / 100
         self.wide = (cm2 > 60)[:, None, None]
+        if not self.wide.any():
+            raise ScanError("No slice shows 60 cm² of brain, so there is no room to paint; name a whole head CT.")
 
     def painted(self, kind: str, seed: int) -> tuple[CTVolume, np.ndarray]:
         """The scan with blood of 52 to 70 HU, and the mask of it."""
@@ -83,17 +87,23 @@ def main() -> None:
     parser.add_argument("scan", type=Path, help="a head CT without haemorrhage: DICOM folder or image file")
     parser.add_argument("--each", type=int, default=3, help="paintings of each kind")
     given = parser.parse_args()
-    canvas = Canvas(read_ct(given.scan))
+    if given.each < 1:
+        parser.error(f"--each must be 1 or more, not {given.each}.")
+    try:
+        canvas = Canvas(read_ct(given.scan))
+    except SAHLoRAError as error:
+        parser.error(str(error))
     cases = [(kind, *canvas.painted(kind, seed)) for kind in KINDS for seed in range(given.each)]
     print("painted mL:", "; ".join(f"{kind} " + ", ".join(f"{volume_ml(m, ct):.1f}" for k, ct, m in cases if k == kind) for kind in KINDS))
     print(f"| model | {' | '.join(KINDS)} | false mL |\n|{'---|' * (len(KINDS) + 2)}")
-    for adapter in (NONE, *sorted(path.stem for path in MODELS.glob("*-lora.safetensors"))):
-        segmenter = Segmenter.load("" if adapter != NONE else "tbi-base", adapter)
+    bundled = Catalogue(bundled_folders())
+    for adapter in (NONE, *(info.name for info in bundled.models() if info.kind == "adapter")):
+        segmenter = Segmenter.load(adapter=adapter, catalogue=bundled)
         found: dict[str, list[float]] = {kind: [] for kind in KINDS}
         for kind, ct, mask in cases:
             found[kind].append(dice(segmenter.segment(ct).mask, mask))
         false_ml = segmenter.segment(canvas.ct).report.total_ml
-        print(f"| {adapter if adapter != NONE else 'tbi-base'} |", " | ".join(f"{np.mean(v):.2f}" for v in found.values()), f"| {false_ml:.2f} |")
+        print(f"| {DEFAULT_MODEL if adapter == NONE else adapter} |", " | ".join(f"{np.mean(v):.2f}" for v in found.values()), f"| {false_ml:.2f} |")
 
 
 if __name__ == "__main__":
