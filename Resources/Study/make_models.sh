@@ -9,7 +9,7 @@
 # The adapters start from the base that comes along, whose own six stages its card tells. BASE=new trains a base from scratch first, on a GPU: 0.05 s a
 # step on an NVIDIA H100, seven minutes in all; on two cores fifteen hours, reckoned from 1.7 s for a step of 16 slices. Stopped at step 5500 it had a
 # validation Dice of 0.67 where the one that comes along has 0.61, but drew 6.9 mL of false blood into the one real scan (0.2 mL), so it was left.
-# Without it the whole takes about two and a half hours on two cores. The same seeds give the same cases on any machine (seen on two); weights and
+# Without it the whole takes about two hours on two cores. The same seeds give the same cases on any machine (seen on two); weights and
 # figures differ a little between devices and versions of PyTorch.
 set -eu
 fail() { echo "$1" >&2; exit 2; }

@@ -48,7 +48,7 @@ class AdapterConfig:
     scaling: str = "standard"
     """standard: s = α/r; rslora: s = α/√r."""
     modules: tuple[str, ...] = MODULES
-    """Which modules are adapted: stem, encoder, multiview, bottleneck, decoder, head."""
+    """Which modules are adapted; the others stay the base's."""
     norm: str = "frozen"
     """BatchNorms of the modules. frozen: the base's statistics, weights and biases; affine: the base's statistics, weights and biases that learn;
     adapt: statistics of the new domain (AdaBN): the batch's in training, the running ones afterwards."""

@@ -81,7 +81,8 @@ def test_every_command_has_help(name: str, capsys: Capture) -> None:
     assert main([*name.split(), "--help"]) == 0
     told = capsys.readouterr().out
     assert f"usage: sahlora {name}" in told and "--events" in told
-    words, flag = {"": ""}, ""
+    words: dict[str, str] = {}
+    flag = ""
     for line in (line.strip("│| ") for line in re.sub(r",[│|\s]+--[\w.]*no-[\w.-]+", "", told).splitlines()):
         flag = line.split(" ")[0] if re.match(r"--?\w", line) else flag
         words[flag] = f"{words.get(flag, '')} {line}"
