@@ -52,12 +52,13 @@ both() {
 both train
 both validation
 
+# Half of the way from the base to what was learnt, which WiSE-FT (arXiv 2109.01903) advises where no scan of another kind is there to choose by.
 # NAME TABLE LESION METHOD RANK LEARNING-RATE STEPS DESCRIPTION; TABLE: where training and validation cases stand, with a star for either word
 adapt() {
     [ -f "models/$1.safetensors" ] || rm -f "models/$1.md"
     [ -f "models/$1.safetensors" ] || sahlora train "$(echo "$2" | sed s/STAR/train/)" --validation "$(echo "$2" | sed s/STAR/validation/)" \
         --folds 0 --base models/tbi-base.safetensors --name "$1" --folder models --run "runs/$1" --licence Apache-2.0 --lesion "$3" \
-        --description "$8" --adapter.method "$4" --adapter.rank "$5" --adapter.norm adapt --learning-rate "$6" --steps "$7" \
+        --description "$8" --adapter.method "$4" --adapter.rank "$5" --adapter.norm adapt --adapter.strength 0.5 --learning-rate "$6" --steps "$7" \
         --steps-per-epoch "${EVERY:-200}" --crop 176 160 --ema "${EMA:-0.99}" --patience 0 --seed 1 --threads "${THREADS:-1}"
 }
 # Side by side, a core each.

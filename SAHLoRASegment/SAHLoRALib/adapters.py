@@ -54,6 +54,9 @@ class AdapterConfig:
     adapt: statistics of the new domain (AdaBN): the batch's in training, the running ones afterwards."""
     full_dora_gradient: bool = False
     """DoRA's norm is no constant in the backward pass: slower."""
+    strength: float = 1.0
+    """Share of the way from the base to what was learnt, in the merged network: W₀ + strength·(W − W₀), BatchNorms too (WiSE-FT, arXiv 2109.01903).
+    It is learnt at full strength. Below 1 the network stays nearer to the base and is steadier on scans unlike those of the training."""
 
     def __post_init__(self) -> None:
         spelling = re.sub(r"[^a-z0-9]", "", str(self.method).lower())
@@ -72,6 +75,9 @@ class AdapterConfig:
             raise ConfigError(f"Unknown handling of normalisation {self.norm!r}; known are {', '.join(NORMS)}.")
         if not isinstance(self.full_dora_gradient, bool):
             raise ConfigError(f"full_dora_gradient must be true or false, not {self.full_dora_gradient!r}.")
+        if isinstance(self.strength, bool) or not isinstance(self.strength, (int, float)) or not 0 < self.strength <= 1:
+            raise ConfigError(f"The adapter's strength must be above 0 and at most 1, not {self.strength!r}.")
+        object.__setattr__(self, "strength", float(self.strength))
         object.__setattr__(self, "modules", check_modules(self.modules))
 
     @property
@@ -168,15 +174,18 @@ def detach(network: nn.Module) -> None:
 def merge(network: nn.Module, keep_base: bool = True) -> None:
     """Write the adapted kernels into the network, which is plain afterwards (state names, speed, gradients as before `attach`).
 
+    Below a strength of 1 they go only that share of the way from the base's, and the adapter's BatchNorms with them.
     keep_base: keep the base's kernels in memory on the CPU for `unmerge`; without them the network forgets that it was adapted.
     """
     record = _attached(network)
-    if keep_base:
+    if keep_base or record.config.strength < 1:
         for name in record.layers:
             original = _updates(network, name).original
             record.base[f"{name}.weight"] = original.detach().to("cpu", copy=True)
     for name in record.layers:
         _remove(network.get_submodule(name), leave_parametrized=True)
+    if record.config.strength < 1:
+        _weaken(network, record)
     free_norms(network)
     _restore_learning(network, record)
     record.merged = True
@@ -325,6 +334,16 @@ def _remove(conv: nn.Module, leave_parametrized: bool) -> None:
     # It also puts the weight behind the bias; names in their old order keep optimizers and files comparable.
     for name in [name for name in conv._parameters if name != "weight"]:
         conv._parameters[name] = conv._parameters.pop(name)
+
+
+def _weaken(network: nn.Module, record: _Record) -> None:
+    """Take the merged kernels and the adapter's BatchNorms back to `strength` of the way from the base."""
+    with torch.no_grad():
+        for name, before in record.base.items():
+            layer, _, part = name.rpartition(".")
+            tensor = getattr(network.get_submodule(layer), part)
+            if tensor.is_floating_point():
+                tensor.copy_(torch.lerp(before.to(tensor.device), tensor, record.config.strength))
 
 
 def _restore(network: nn.Module, record: _Record) -> None:

@@ -9,6 +9,7 @@ cancelled or killed goes on where it stopped and ends, on the CPU with the same 
 
 from __future__ import annotations
 
+import copy
 import math
 import shutil
 import time
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .adapters import attach, is_adapted, trainable_parameters
+from .adapters import attach, is_adapted, merge, trainable_parameters
 from .ahead import Feed
 from .augment import Batch, augment
 from .checkpoint import check_same_training, read_checkpoint, write_checkpoint
@@ -47,9 +48,10 @@ class FitResult:
     """network: on the CPU in evaluation mode with the best weights, its adapter attached and not merged.
 
     config: as it was run (network and grid are the base's). history: one entry an epoch: epoch, step, loss, learning_rate, seconds, and from
-    validation dice, soft_dice, threshold, best_dice, false_ml. best: the validation that chose the weights; None without validation cases.
-    threshold: for the probability. trainable: how many numbers learnt. seconds: of all sittings together. stopped_early: patience ran out.
-    leads: this process is the one that writes files; False in all others of a torchrun. start: the model that was gone on from.
+    validation dice, soft_dice, threshold, best_dice, false_ml. best: the validation of what was kept; None without validation cases. threshold: for
+    the probability. Of an adapter with a strength below 1 both are the merged network's, while the history is of full strength. trainable: how
+    many numbers learnt. seconds: of all sittings together. stopped_early: patience ran out. leads: this process is the one that writes files; False
+    in all others of a torchrun. start: the model that was gone on from.
     """
 
     network: MultiViewUnet
@@ -296,6 +298,16 @@ class _Run:
             self._put(own)
             self.network.train()
 
+    def _judge_strength(self) -> None:
+        """Weights were chosen at full strength; the figures and the threshold are those of the network as it will be merged."""
+        merged = copy.deepcopy(self.network)
+        unpool_norms(merged)
+        merge(merged)
+        self.best = validate(merged.eval(), self.validation, self.compute, batch=self.config.batch, group=self.group, events=self.events)[0]
+        self.events.log(
+            f"At a strength of {self.config.adapter.strength:g}: validation Dice {self.best.best_dice:.3f} at threshold {self.best.threshold:g}."
+        )
+
     def _shipped(self) -> dict[str, Tensor]:
         return self.average or self.moving
 
@@ -306,6 +318,8 @@ class _Run:
 
     def _result(self) -> FitResult:
         self._put(self.best_weights or self._shipped())
+        if self.best and self.config.strategy == "adapter" and self.config.adapter.strength < 1:
+            self._judge_strength()
         unpool_norms(self.network)
         before = self.start_from or self.base
         threshold = self.best.threshold if self.best else (before.threshold if before else 0.5)
@@ -329,8 +343,9 @@ class _Run:
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a training to go on."""
         start = {"model that is gone on from": self.start_from.digest} if self.start_from else {}
+        full = replace(self.config, adapter=replace(self.config.adapter, strength=1.0))  # what is learnt does not depend on it
         return {
-            "config": self.config.identity(),
+            "config": full.identity(),
             "base": self.base.digest if self.base else None,
             "training cases": self.train.fingerprint(),
             "validation cases": self.validation.fingerprint(),

@@ -160,6 +160,8 @@ class TrainingConfig:
         values = {name: value for name, value in self.as_dict().items() if name not in _FREE} | {"learning_rate": self.rate}
         if self.strategy != "adapter":
             values.pop("adapter")
+        elif self.adapter.strength == 1:  # trainings from before it could be another go on
+            values["adapter"] = {name: value for name, value in values["adapter"].items() if name != "strength"}
         if not self.network.growth:  # trainings from before there was any go on
             values["network"] = {name: value for name, value in values["network"].items() if name != "growth"}
         return values

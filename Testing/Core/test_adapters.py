@@ -173,6 +173,31 @@ def test_merging_a_copy_leaves_the_original_adapted(network, image):
     assert torch.equal(twin(image), adapted)
 
 
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("keep_base", [True, False])
+@pytest.mark.parametrize("method", METHODS)
+def test_at_a_strength_below_one_the_merged_network_lies_between_base_and_adapter(network, method, keep_base, norm):
+    """Kernels and the adapter's own BatchNorms, whatever the method; what is attached and learns is at full strength."""
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    merged = {}
+    for strength in (1.0, 0.25):
+        copied = copy.deepcopy(network)
+        attach(copied, AdapterConfig(method, rank=2, norm=norm, strength=strength))
+        disturb(copied)
+        copied.train()(torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(7)))
+        merge(copied.eval(), keep_base=keep_base)
+        merged[strength] = {name: tensor.clone() for name, tensor in copied.state_dict().items()}
+        if keep_base:
+            unmerge(copied)
+            assert all(torch.equal(tensor, before[name]) for name, tensor in copied.state_dict().items())
+    moved = 0
+    for name, tensor in before.items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(merged[0.25][name], tensor + 0.25 * (merged[1.0][name] - tensor), rtol=1e-5, atol=1e-6)
+            moved += not torch.equal(merged[0.25][name], tensor)
+    assert moved > 10
+
+
 def test_a_merged_network_can_forget_its_base(network):
     attach(network, AdapterConfig())
     merge(network, keep_base=False)
@@ -316,7 +341,8 @@ def test_methods_may_be_spelt_as_in_the_papers(spelling, method):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [({"method": "lora"}, "lora-c, conv-lora, cp-lora"), ({"rank": 0}, "rank"), ({"rank": 2.0}, "rank"), ({"rank": True}, "rank"),
-     ({"alpha": 0}, "alpha"), ({"alpha": math.nan}, "alpha"), ({"alpha": "8"}, "alpha"), ({"scaling": "root"}, "standard, rslora"),
+     ({"alpha": 0}, "alpha"), ({"alpha": math.nan}, "alpha"), ({"alpha": "8"}, "alpha"), ({"strength": 0}, "strength"),
+     ({"strength": 1.5}, "strength"), ({"strength": True}, "strength"), ({"scaling": "root"}, "standard, rslora"),
      ({"norm": "group"}, "frozen, affine, adapt"), ({"modules": ("tail",)}, "stem, encoder"), ({"modules": ()}, "No module"),
      ({"full_dora_gradient": 1}, "full_dora_gradient")],
 )  # fmt: skip

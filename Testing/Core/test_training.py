@@ -29,7 +29,7 @@ from SAHLoRALib.samples import CachedCase, SliceCache
 from SAHLoRALib.slices import PixelGrid
 from SAHLoRALib.strategies import STRATEGIES, module_parameters
 from SAHLoRALib.training import TrainingConfig, fit, save_model
-from SAHLoRALib.validation import THRESHOLDS, CaseScore, summary, validate
+from SAHLoRALib.validation import FLAT, THRESHOLDS, CaseScore, summary, validate
 from SAHLoRALib.weights import digest, load_adapted, load_network, read_info, save_base
 
 NETWORK = NetworkConfig(levels=1, width=4, dilations=(1, 2))
@@ -312,6 +312,7 @@ def test_validation_gives_the_dice_of_whole_cases(validation):
         mask = case.target.numpy()
         assert told.soft_dice == pytest.approx(soft_dice(p, mask), abs=1e-5)
         assert told.dice == pytest.approx([dice(p > t, mask) for t in THRESHOLDS], abs=1e-5)
+        assert told.error_ml == pytest.approx([0.08 * abs(np.count_nonzero(p > t) - np.count_nonzero(mask)) for t in THRESHOLDS], rel=1e-4)
         assert told.false_ml == pytest.approx(0.08 * np.count_nonzero((p > 0.5) & ~mask), rel=1e-5)
     assert score.dice == pytest.approx(np.mean([c.dice[THRESHOLDS.index(0.5)] for c in cases[:2]]))
     assert score.false_ml == pytest.approx(cases[2].false_ml)
@@ -319,13 +320,37 @@ def test_validation_gives_the_dice_of_whole_cases(validation):
 
 def test_the_threshold_is_the_one_with_the_best_mean_dice_and_rather_in_the_middle():
     def case(*best, true_ml=5.0):
-        return CaseScore("c", tuple(0.8 if t in best else 0.4 for t in THRESHOLDS), 0.5, true_ml, 1.0)
+        return CaseScore("c", tuple(0.8 if t in best else 0.4 for t in THRESHOLDS), (1.0,) * len(THRESHOLDS), 0.5, true_ml, 1.0)
 
     assert summary([case(0.35), case(0.35, 0.7)]).threshold == 0.35
     assert summary([case(0.3, 0.55, 0.7)]).threshold == 0.55
     assert summary([case(), case()]).threshold == 0.5
     clean = summary([case(0.3, true_ml=0.0)])
     assert clean.threshold == 0.5 and math.isnan(clean.dice) and clean.false_ml == 1.0
+
+
+def test_where_dice_is_flat_the_threshold_is_the_one_that_measures_volumes_best():
+    def case(dice_at, exact):
+        return CaseScore("c", tuple(dice_at(t) for t in THRESHOLDS), tuple(abs(t - exact) for t in THRESHOLDS), 0.5, 5.0, 0.0)
+
+    flat = summary([case(lambda t: 0.8 - FLAT * t, 0.3), case(lambda t: 0.8, 0.3)])
+    assert flat.threshold == 0.3 and flat.best_dice == pytest.approx(0.8 - FLAT * 0.3 / 2)
+    assert summary([case(lambda t: 0.8 - abs(t - 0.7), 0.3)]).threshold == 0.7  # volumes do not outweigh Dice
+
+
+def test_an_adapter_of_half_strength_is_judged_as_it_is_merged(tmp_path, train, validation, base):
+    """The same training as at full strength, whose checkpoint it goes on from; figures and threshold are those of the merged file."""
+    adapter = AdapterConfig(rank=2, norm="adapt")
+    config = replace(SMALL, strategy="adapter", adapter=adapter)
+    whole = fit(config, train, validation, base, tmp_path / "run")
+    half = fit(replace(config, adapter=replace(adapter, strength=0.5)), train, validation, base, tmp_path / "run")
+    assert half.seconds >= whole.seconds and half.history == whole.history
+    for result, name in ((whole, "whole"), (half, "half")):
+        info = save_model(result, tmp_path / f"{name}.safetensors")
+        score = validate(load_network(base, info)[0], validation, choose_compute("cpu", "auto"), batch=config.batch)[0]
+        assert result.best is not None and score.soft_dice == pytest.approx(result.best.soft_dice, abs=1e-3)
+        assert info.threshold == result.best.threshold
+    assert half.best != whole.best
 
 
 def test_the_loss_equals_monais_for_equal_weights():
