@@ -57,6 +57,7 @@ class SAHLoRATrainParameterNode:
     rank: Annotated[int, WithinRange(1, 4096)] = 8
     modules: str = "stem,encoder,multiview,bottleneck,decoder,head"
     norm: str = "frozen"
+    strength: Annotated[float, WithinRange(0.05, 1.0)] = 1.0
     epochs: Annotated[int, WithinRange(1, 10000)] = 40
     learningRate: Annotated[float, WithinRange(0.00001, 1.0)] = 0.005
     folds: Annotated[int, WithinRange(0, 100)] = 3

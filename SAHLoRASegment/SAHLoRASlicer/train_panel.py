@@ -90,7 +90,7 @@ class PlanPanel:
         ui.startComboBox.enabled = not study
         ui.outputEdit.toolTip = f"Folds, checkpoints, predictions, tables and report. Left empty: {self.output}"
         ui.nameEdit.enabled = not study
-        ui.rankSpinBox.enabled = ui.normComboBox.enabled = free and (adapter or study)
+        ui.rankSpinBox.enabled = ui.normComboBox.enabled = ui.strengthSpinBox.enabled = free and (adapter or study)
         for check in self._module_boxes().values():
             check.enabled = free and (adapter or study or node.method == NAMED)
         ui.methodLabel.text = (
@@ -136,6 +136,7 @@ class PlanPanel:
             rank=node.rank,
             modules=self.modules,
             norm=node.norm,
+            strength=round(node.strength, 2),
             epochs=node.epochs,
             learning_rate=round(node.learningRate, 7),
             folds=node.folds,
@@ -182,7 +183,7 @@ class PlanPanel:
         if start is None or start.adapter is None:
             return
         node.method, node.rank, node.norm = str(start.adapter["method"]), int(start.adapter["rank"]), str(start.adapter["norm"])
-        node.modules = ",".join(start.adapter["modules"])
+        node.modules, node.strength = ",".join(start.adapter["modules"]), float(start.adapter.get("strength", 1.0))
         node.learningRate = default_rate(node.method)
         if node.name.strip() == start.name:
             stem, _, number = start.name.rpartition("-")

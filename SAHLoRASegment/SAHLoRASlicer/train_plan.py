@@ -36,7 +36,8 @@ _NEEDED = 300_000_000
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """cases: case folder or table. base: weight file. method: of `methods.CHOICES`. modules, norm, rank: of an adapter. output: run folder.
+    """cases: case folder or table. base: weight file. method: of `methods.CHOICES`. modules, norm, rank, strength: of an
+    adapter. output: run folder.
 
     continue_from: weight file of an adapter of the same base, whose kind and folds are kept; former_run: output folder of its training, where it is
     known. study: compare no fine-tuning, standard fine-tuning and the six adapters; method and name have no meaning then.
@@ -48,6 +49,7 @@ class TrainingPlan:
     rank: int = 8
     modules: tuple[str, ...] = MODULES
     norm: str = "frozen"
+    strength: float = 1.0
     epochs: int = 40
     learning_rate: float = 5e-3
     folds: int = 3
@@ -107,7 +109,7 @@ class TrainingPlan:
 
     def job(self) -> dict[str, Any]:
         """The job file's fields: what the worker gets."""
-        adapter = {"modules": list(self.modules), "norm": self.norm}
+        adapter = {"modules": list(self.modules), "norm": self.norm, "strength": self.strength}
         if self.study:
             methods = ["zero-shot", "all", *PAPERS_SIX]
             rates = [text for method in methods[1:] for text in (method, f"{default_rate(method):g}")]

@@ -139,6 +139,8 @@ def test_method_says_what_it_is_and_how_many_numbers_learn(train: Any) -> None:
     train.ui.headCheckBox.checked = False
     assert "head" not in train._parameterNode.modules
     assert "--adapter.rank=16" in train.ui.commandText.plainText
+    train.ui.strengthSpinBox.value = 0.5
+    assert "--adapter.strength=0.5" in train.ui.commandText.plainText
 
 
 def test_blood_window_and_case_are_set_in_the_segment_editor(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,9 +203,9 @@ def loop_goes_on_from(train: Any, name: str) -> None:
     node, first = train._parameterNode, Path(train._parameterNode.outputFolder)
     train.panel.cases.add_node(*scene_case(9), "patient-9")
     wait(lambda: not train.panel.cases.report.unchecked)
-    node.rank = 5
+    node.rank, node.strength = 5, 0.5
     train.ui.startComboBox.setCurrentIndex(train.ui.startComboBox.findData(name))
-    assert node.rank == 1 and not train.ui.methodComboBox.enabled and not train.ui.rankSpinBox.enabled
+    assert (node.rank, node.strength) == (1, 1.0) and not train.ui.methodComboBox.enabled and not train.ui.rankSpinBox.enabled
     assert node.name == f"{name}-2" and f"Goes on from {name}" in train.ui.methodLabel.text
     node.folds = 3
     assert "was trained with 2 folds" in train.ui.trainButton.toolTip
