@@ -87,6 +87,11 @@ class AdapterConfig:
         return alpha / (math.sqrt(self.rank) if self.scaling == "rslora" else self.rank)
 
     @property
+    def described(self) -> str:
+        """A few words: cp-lora, rank 8; and its strength where it is not whole."""
+        return f"{self.method}, rank {self.rank}" + (f", strength {self.strength:g}" if self.strength < 1 else "")
+
+    @property
     def has_magnitude(self) -> bool:
         return UPDATES[self.method][1]
 

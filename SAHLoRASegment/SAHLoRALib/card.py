@@ -72,7 +72,7 @@ def card_text(info: ModelInfo, commands: str = "") -> str:
     training = info.training
     config = training.get("config", {})
     augmentation = config.get("augmentation", {})
-    kind = {"adapter": f"adapter ({info.adapter.method}, rank {info.adapter.rank}) for the base {info.base_name}" if info.adapter else ""}
+    kind = {"adapter": f"adapter ({info.adapter.described}) for the base {info.base_name}" if info.adapter else ""}
     lines = [
         f"# {info.name}", "",
         info.description or "No description was given.", "",

@@ -281,7 +281,7 @@ def _described(info: ModelInfo) -> dict[str, Any]:
     """What a report says of a model: no path, since that would tell folders of the user's."""
     told: dict[str, Any] = {"name": info.name, "kind": info.kind, "digest": info.digest}
     if info.adapter is not None:
-        told |= {"method": info.adapter.method, "rank": info.adapter.rank}
+        told |= {"method": info.adapter.method, "rank": info.adapter.rank, "strength": info.adapter.strength}
     return told
 
 

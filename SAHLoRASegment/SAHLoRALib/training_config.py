@@ -126,7 +126,7 @@ class TrainingConfig:
     def what(self) -> str:
         """A few words for logs and tables."""
         if self.strategy == "adapter":
-            return f"{self.adapter.method}, rank {self.adapter.rank}"
+            return self.adapter.described
         return "from scratch" if self.strategy == "scratch" else f"fine-tuning {self.strategy}"
 
     @property

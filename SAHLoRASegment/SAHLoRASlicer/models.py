@@ -43,8 +43,9 @@ class ModelCard:
         """A line: what it is, what it was trained on, what was measured."""
         what = {"base": "A whole network", "finetuned": "A fine-tuned network"}.get(self.kind, "")
         if self.adapter:
-            method, rank = self.adapter.get("method", "?"), self.adapter.get("rank", "?")
-            what = f"An adapter ({method}, rank {rank}) of {self.base_name or 'its base'}"
+            method, rank, strength = self.adapter.get("method", "?"), self.adapter.get("rank", "?"), self.adapter.get("strength", 1.0)
+            kind = f"{method}, rank {rank}" + ("" if strength == 1.0 else f", strength {strength}")
+            what = f"An adapter ({kind}) of {self.base_name or 'its base'}"
         cases = self.training.get("cases")
         number = len(cases) if isinstance(cases, (list, tuple)) else cases
         trained = f"trained on {number} cases" if number else ""

@@ -275,7 +275,7 @@ def test_adapter_is_merged_and_named(tmp_path: Path, bleeding: CTVolume) -> None
     base, adapter = save_models(tmp_path)
     run = Segmenter.load("", "soft", EXACT, Catalogue([tmp_path]))
     found = run.segment(bleeding, keep_probability=True)
-    assert found.report.adapter == {"name": "soft", "kind": "adapter", "digest": adapter.digest, "method": "cp-lora", "rank": 1}
+    assert found.report.adapter == {"name": "soft", "kind": "adapter", "digest": adapter.digest, "method": "cp-lora", "rank": 1, "strength": 1.0}
     assert found.report.model["digest"] == base.digest
     by_hand = Segmenter(load_network(base, adapter)[0], base, adapter, EXACT).segment(bleeding, keep_probability=True)
     plain = Segmenter.load("tbi-base", "none", EXACT, Catalogue([tmp_path])).segment(bleeding, keep_probability=True)

@@ -69,7 +69,7 @@ def describe(info: ModelInfo) -> dict[str, Any]:
 
 def _what(info: ModelInfo) -> str:
     if info.adapter is not None:
-        return f"{info.adapter.method}, rank {info.adapter.rank}"
+        return info.adapter.described
     return f"{info.network.described}, {info.grid.pixel_mm:g} mm"
 
 
