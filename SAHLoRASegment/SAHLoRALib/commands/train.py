@@ -34,9 +34,8 @@ class Arguments(TrainingArguments):
     base: str = ""
     """Name or file of the base; without it the default model."""
     continue_from: str = ""
-    """Name or file of an adapter to go on from, for instance with more cases: its base and its settings (method, rank, modules,
-    normalisation, strength) are taken. Each fold
-    goes on from the adapter of the same fold of the former run, which has not seen the fold's patients."""
+    """Name or file of an adapter to go on from, for instance with more cases: its base and settings (method, rank, modules, normalisation,
+    strength) are taken. Each fold goes on from the adapter of the same fold of the former run, which has not seen the fold's patients."""
     former_run: Path | None = None
     """Run folder of that adapter, runs/ITS-NAME without it. Where it is gone, the folds start from the base."""
     folds: int = 3
