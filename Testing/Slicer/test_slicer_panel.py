@@ -1,14 +1,12 @@
-"""The panel and its background job, as a user goes: clicks, a real worker process, results in the scene. Qt is the stand-in, MRML is Slicer's."""
+"""The panel as a user goes: clicks, a real worker process, results in the scene. Qt is the stand-in, MRML is Slicer's."""
 
 from __future__ import annotations
 
 import csv
 import json
-import sys
 import tempfile
-import time
 import unittest
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +14,7 @@ import numpy as np
 import pytest
 import slicer
 import slicer.util
-
-#: Longer than anything here takes on the slowest machine; only a test that fails waits for it.
-LONGEST_SECONDS = 240.0
-
-
-def wait(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + LONGEST_SECONDS
-    while not condition():
-        assert time.monotonic() < end, "nothing came"
-        slicer.app.processEvents()
-        time.sleep(0.01)
+from fake_process import FakeProcess, fake_job, finished, process_runs, wait
 
 
 def _job_folders() -> set[Path]:
@@ -36,187 +24,10 @@ def _job_folders() -> set[Path]:
 LEFT_BEFORE = _job_folders()
 
 
-def finished(panel: Any) -> Callable[[], bool]:
-    return lambda: not panel.logic.running
-
-
 @pytest.fixture
 def ready(panel: Any, sample: Any) -> Any:
     panel.initializeParameterNode()
     return panel
-
-
-class FakeProcess:
-    """A QProcess that does what the test says. A list of all that was asked of it."""
-
-    def __init__(self) -> None:
-        self.slots: dict[str, Any] = {}
-        self.asked: list[str] = []
-        self.output = b""
-
-    def connect(self, signal: str, slot: Any) -> None:
-        self.slots[signal.partition("(")[0]] = slot
-
-    def setProcessEnvironment(self, environment: Any) -> None:
-        self.environment = environment
-
-    def start(self, program: str, arguments: list[str]) -> None:
-        self.asked.append("start")
-        self.arguments = arguments
-
-    def say(self, *lines: Any) -> None:
-        self.output += b"".join((line if isinstance(line, bytes) else json.dumps(line).encode()) + b"\n" for line in lines)
-        self.slots["readyReadStandardOutput"]()
-
-    def end(self, code: int) -> None:
-        self.slots["finished"](code, 0)
-
-    def readAllStandardOutput(self) -> bytes:
-        output, self.output = self.output, b""
-        return output
-
-    def readAllStandardError(self) -> bytes:
-        return b""
-
-    def terminate(self) -> None:
-        self.asked.append("terminate")
-
-    def kill(self) -> None:
-        self.asked.append("kill")
-
-    def waitForFinished(self, milliseconds: int) -> bool:
-        return True
-
-
-def fake_job(process: FakeProcess, later: list[Any] | None = None, outcomes: list[Any] | None = None, events: list[Any] | None = None) -> Any:
-    from SAHLoRASlicer.job import BackgroundJob
-
-    events, outcomes, later = [] if events is None else events, [] if outcomes is None else outcomes, [] if later is None else later
-    return BackgroundJob(events.append, outcomes.append, lambda: process, lambda ms, f: later.append((ms, f)), program="python")
-
-
-# --- the job alone
-
-
-@pytest.mark.parametrize(
-    "lines, code, state, word",
-    [
-        ([{"event": "result", "ok": True}], 0, "done", ""),
-        ([{"event": "result", "ok": True}], 1, "done", ""),
-        ([], 0, "failed", "no result"),
-        ([{"event": "result"}], 3, "failed", "code 3"),
-        ([{"event": "error", "message": "The disk is full."}], 2, "failed", "The disk is full."),
-        ([b"Segmentation fault \xff\xfe"], -11, "failed", "Segmentation fault"),
-    ],
-)
-def test_job_succeeds_with_a_good_code_and_a_result_only(scene: Any, lines: list[Any], code: int, state: str, word: str) -> None:
-    process, outcomes = FakeProcess(), []
-    job = fake_job(process, outcomes=outcomes)
-    job.start({"command": "segment"})
-    process.say(*lines)
-    process.end(code)
-    assert [outcome.state for outcome in outcomes] == [state] and word in outcomes[0].message
-    assert not job.running and not job.folder.exists()
-
-
-def test_half_a_line_waits_for_its_other_half(scene: Any) -> None:
-    process, events = FakeProcess(), []
-    job = fake_job(process, events=events)
-    job.start({"command": "segment"})
-    text = json.dumps({"event": "log", "message": "Größe"}, ensure_ascii=False).encode() + b"\n"
-    for n in range(len(text)):
-        process.output += text[n : n + 1]
-        process.slots["readyReadStandardOutput"]()
-    assert [event["message"] for event in events] == ["Größe"]
-    job.abandon()
-
-
-def test_cancel_asks_politely_then_firmly_then_kills(scene: Any) -> None:
-    process, later, outcomes = FakeProcess(), [], []
-    job = fake_job(process, later, outcomes)
-    job.start({"command": "segment"})
-    job.cancel()
-    assert (job.folder / "cancel").exists() and process.asked == ["start"]
-    assert [ms for ms, _ in later] == sorted(ms for ms, _ in later) and later[-1][0] < 2000
-    for _, ask in later:
-        ask()
-    assert process.asked == ["start", "terminate", "kill"]
-    process.say({"event": "result"})
-    process.end(130)
-    assert [outcome.state for outcome in outcomes] == ["cancelled"] and not job.folder.exists()
-    for _, ask in later:
-        ask()  # late timers of a job that is over harm nobody
-    assert len(outcomes) == 1
-
-
-def test_abandoned_job_tells_nobody(scene: Any) -> None:
-    process, outcomes, events = FakeProcess(), [], []
-    job = fake_job(process, outcomes=outcomes, events=events)
-    job.start({"command": "segment"})
-    job.abandon()
-    process.say({"event": "log", "message": "late"})
-    process.end(0)
-    assert outcomes == [] and events == [] and "kill" in process.asked and not job.folder.exists()
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="the launcher is a shell script")
-def test_child_of_a_launcher_ends_too(module: Any, scene: Any, tmp_path: Path) -> None:
-    """PythonSlicer is a launcher whose child outlives it when only the launcher is killed."""
-    from SAHLoRASlicer.job import BackgroundJob
-
-    launcher = tmp_path / "PythonSlicer"
-    launcher.write_text(f'#!/bin/sh\n"{sys.executable}" "$@"\nexit $?\n')
-    launcher.chmod(0o755)
-    outcomes: list[Any] = []
-    job = BackgroundJob(lambda event: None, outcomes.append, program=str(launcher))
-    job.start({"command": "segment", "inputs": ["missing.nrrd"], "output": str(tmp_path / "out")})
-    wait(lambda: job.pid)
-    assert job.pid != job._process.processId()
-    job.cancel()
-    wait(lambda: outcomes)
-    assert outcomes[0].state == "cancelled"
-    wait(lambda: not _runs(job.pid))
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_worker_that_hears_nothing_is_killed(module: Any, scene: Any, tmp_path: Path) -> None:
-    """It looks at no cancel file and ignores SIGTERM, as code that hangs does. That the kill comes within two seconds is held by the timers above."""
-    from SAHLoRASlicer.job import BackgroundJob
-
-    deaf = tmp_path / "PythonSlicer"
-    hangs = "import json, os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); os.setpgid(0, 0)"
-    says = "print(json.dumps({'event': 'started', 'pid': os.getpid()}), flush=True); time.sleep(100000)"
-    deaf.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{hangs}; {says}"\n')
-    deaf.chmod(0o755)
-    outcomes: list[Any] = []
-    job = BackgroundJob(lambda event: None, outcomes.append, program=str(deaf))
-    job.start({"command": "segment"})
-    wait(lambda: job.pid)
-    job.cancel()
-    wait(lambda: outcomes)
-    assert outcomes[0].state == "cancelled" and not job.folder.exists()
-    wait(lambda: not _runs(job.pid))
-
-
-def test_program_that_is_not_there_is_said(module: Any, scene: Any) -> None:
-    from SAHLoRASlicer.job import BackgroundJob
-
-    outcomes: list[Any] = []
-    job = BackgroundJob(lambda event: None, outcomes.append, program="/no/such/python")
-    job.start({"command": "segment"})
-    wait(lambda: outcomes)
-    assert outcomes[0].state == "failed" and "could not be started" in outcomes[0].message
-    assert not job.folder.exists()
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
-    except OSError:
-        return False
-
-
-# --- the panel
 
 
 def test_segment_button_says_why_it_is_disabled(panel: Any, module: Any) -> None:
@@ -393,7 +204,7 @@ def test_cancel_ends_the_process_and_leaves_nothing(ready: Any, slow_model: str,
     ready.ui.segmentButton.click()
     assert not ready.ui.segmentButton.enabled
     wait(finished(ready))
-    wait(lambda: not _runs(pid))
+    wait(lambda: not process_runs(pid))
     assert not folder.exists() and slicer.util.getNodesByClass("vtkMRMLSegmentationNode") == []
     assert ready.ui.segmentButton.enabled and "Cancelled" in ready.ui.statusLabel.text
 
@@ -402,7 +213,7 @@ def test_closing_the_scene_during_a_run_ends_it_quietly(ready: Any) -> None:
     pid, folder = _start(ready)
     slicer.mrmlScene.Clear(0)
     wait(finished(ready))
-    wait(lambda: not _runs(pid))
+    wait(lambda: not process_runs(pid))
     assert not folder.exists() and slicer.util.getNodesByClass("vtkMRMLSegmentationNode") == []
 
 
@@ -424,7 +235,7 @@ def test_run_goes_on_while_another_module_is_shown(ready: Any) -> None:
 def test_closing_the_panel_during_a_run_ends_the_process(ready: Any) -> None:
     pid, folder = _start(ready)
     ready.cleanup()  # what Slicer calls when it quits, and when the module is reloaded
-    wait(lambda: not _runs(pid))
+    wait(lambda: not process_runs(pid))
     assert not folder.exists()
     slicer.app.processEvents()
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import slicer
-from test_slicer_panel import FakeProcess, _runs, finished, wait
+from fake_process import FakeProcess, finished, process_runs, wait
 
 
 @pytest.fixture
@@ -37,13 +37,13 @@ def test_two_presses_use_one_process_and_a_killed_one_is_replaced(ready: Any) ->
     folder = ready.logic.run.job.folder
     ready._parameterNode.smallestMl = 1.0
     ready._parameterNode.outputSegmentation = None
-    assert press(ready) == first and _runs(first) and masks() == 2
+    assert press(ready) == first and process_runs(first) and masks() == 2
     assert ready.logic.lastResult().report["smallest_ml"] == 1.0 and ready.logic.run.job.folder != folder
     os.kill(first, signal.SIGKILL)  # Qt is not told before the press
     third = press(ready)
     assert third != first and masks() == 3, ready.ui.logText.plainText
     ready.cleanup()
-    wait(lambda: not _runs(third))
+    wait(lambda: not process_runs(third))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
