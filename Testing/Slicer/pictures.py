@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 TOP = HERE.parents[1]
 PICTURES = TOP / "Resources" / "Screenshots"
 ADAPTER = "asah-cp-lora"
-SIZES = {"panel-results": (470, 900), "train-empty": (520, 1320), "train-running": (520, 1320), "train-results": (520, 700)}
+SIZES = {"panel-results": (470, 900), "train-empty": (520, 1320), "train-running": (520, 1400), "train-results": (520, 700)}
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 os.environ.setdefault("SAHLORA_MODELS", str(HERE / "no-models-of-a-user"))
 sys.path[:0] = [str(HERE), str(TOP / "SAHLoRASegment")]
