@@ -101,7 +101,7 @@ def dice_against_parameters(methods: pd.DataFrame, path: Path) -> Path:
     for row in methods[methods["kind"] == "none"].to_dict(orient="records"):
         axis.axhline(row["dice"], color=_KIND_COLOURS["none"], lw=1, ls=":" if row["label"] == ZERO_SHOT_CHOSEN else "--", label=row["label"])
     axis.set_xscale("log")
-    axis.set_xlabel("trainable parameters (circle: adapter, hollow where it has more numbers than its kernels; square: standard)", fontsize=8)
+    axis.set_xlabel("trainable parameters\n(circle: adapter, hollow: more numbers than its kernels; square: standard)", fontsize=8)
     axis.set_ylabel("mean Dice, 95 % interval", fontsize=8)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))

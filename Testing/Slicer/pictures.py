@@ -101,9 +101,10 @@ def _grab(panel: Any, name: str) -> None:
     import slicer
 
     panel.parent.show()
-    panel.parent.resize(*SIZES.get(name, (470, 760)))
-    for _ in range(20):
-        slicer.app.processEvents()
+    for _ in range(2):  # what was folded up makes room only after its turn
+        panel.parent.resize(*SIZES.get(name, (470, 760)))
+        for _ in range(20):
+            slicer.app.processEvents()
     panel.parent.grab().save(str(PICTURES / f"{name}.png"))
 
 
