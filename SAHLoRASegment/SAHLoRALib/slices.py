@@ -1,8 +1,8 @@
 """The way between a scan and the network's pixel grid, and back.
 
-Slices are resampled in their plane only, so gantry tilt, uneven gaps and thick slices do no harm. The head's window is cropped from the scan, its
-field of view is laid exactly onto ``round(n · spacing / pixel)`` network pixels, and the result returns to exactly the same window. All functions
-take a range of slices, so a large scan passes in chunks.
+Slices are resampled in their plane only, so gantry tilt, uneven gaps and thick slices do no harm; thin ones are averaged to slabs first. The head's
+window is cropped from the scan, its field of view is laid exactly onto ``round(n · spacing / pixel)`` network pixels, and the result returns to exactly
+the same window. All functions take a range of slices, so a large scan passes in chunks.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ __all__ = [
 
 #: Metal reaches 30,000 HU; clipped, it cannot smear over its neighbours when slices are resampled.
 METAL_HU = 3071.0
+#: Slices nearer to each other than THIN_MM (median) are noisier than any that the models have seen: each becomes the mean of a slab, weighted by
+#: a Gaussian of SLAB_MM (σ; 2.8 mm wide at half its height). At 17 HU of noise in slices of 1 mm the base finds nothing without it.
+THIN_MM, SLAB_MM = 1.6, 1.2
 
 ArrayOrTensor = TypeVar("ArrayOrTensor", np.ndarray, Tensor)
 Slices = slice | Sequence[int] | np.ndarray | None
@@ -134,10 +137,11 @@ def network_size(ct: CTVolume, grid: PixelGrid, head: HeadWindow) -> tuple[int, 
 def to_network(ct: CTVolume, grid: PixelGrid, slices: Slices = None, head: HeadWindow | None = None) -> Tensor:
     """Slices of a scan on the network's pixels: (n, 1, H, W) float32, HU between -1024 and 3071.
 
-    In-plane, anti-aliased; padded with air on the right and at the bottom to `grid.multiple`. head: `head_window(ct)`, made here if not given.
+    In-plane, anti-aliased; padded with air on the right and at the bottom to `grid.multiple`; of thin slices the mean of a slab around each. head:
+    `head_window(ct)`, made here if not given.
     """
     head = head or head_window(ct)
-    hu = head.crop(ct.hu[_index(slices)])
+    hu = _slabs(ct, slices, head) if _is_thin(ct) else head.crop(ct.hu[_index(slices)])
     return _resample_in(hu, ct, grid, head, low=AIR_HU, high=METAL_HU)
 
 
@@ -155,6 +159,22 @@ def from_network(values: Tensor, ct: CTVolume, grid: PixelGrid, head: HeadWindow
     result = np.zeros((len(values), *ct.shape[1:]), np.float32)
     head.crop(result)[...] = back[:, 0].detach().cpu().numpy()
     return result
+
+
+def _is_thin(ct: CTVolume) -> bool:
+    return len(ct.gaps_mm) > 1 and float(np.median(ct.gaps_mm)) < THIN_MM
+
+
+def _slabs(ct: CTVolume, slices: Slices, head: HeadWindow) -> np.ndarray:
+    """(n, rows, columns) float32 HU of the head's window, each slice with its neighbours within three σ."""
+    heights = np.concatenate(([0.0], np.cumsum(ct.gaps_mm)))
+    away = np.abs(heights[_index(slices)][:, None] - heights)
+    weights = np.where(away <= 3 * SLAB_MM, np.exp(-0.5 * (away / SLAB_MM) ** 2), 0.0)
+    weights /= weights.sum(axis=1, keepdims=True)
+    used = np.flatnonzero(weights.any(axis=0))
+    part = slice(int(used[0]), int(used[-1]) + 1)
+    near = np.clip(head.crop(ct.hu[part]), AIR_HU, METAL_HU).astype(np.float32)
+    return np.tensordot(weights[:, part].astype(np.float32), near, axes=1)
 
 
 def _resample_in(array: np.ndarray, ct: CTVolume, grid: PixelGrid, head: HeadWindow, low: float, high: float) -> Tensor:

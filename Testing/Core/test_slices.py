@@ -171,6 +171,27 @@ def test_chunks_give_what_the_whole_gives() -> None:
     torch.testing.assert_close(to_network(ct, grid, [7, 2], head), whole[[7, 2]], rtol=0, atol=0)
 
 
+def test_thin_slices_become_slabs_and_thick_ones_stay_as_they_are() -> None:
+    """Noise falls, what is the same in all slices stays, a slice is the same in any chunk, and the ends lean on their own side only."""
+
+    def noisy(step: float) -> CTVolume:
+        ct = _volume(np.arange(24) * step, values=lambda points: np.full(points.shape[:-1], 40.0))
+        return replace(ct, hu=ct.hu + np.random.default_rng(0).normal(0, 10, ct.hu.shape).astype(np.float32))
+
+    grid, window = PixelGrid(2.0, multiple=1), HeadWindow((0, 100), (0, 80), tuple(range(24)))
+    thin, thick = noisy(1.0), noisy(2.0)
+    found = to_network(thin, grid, None, window)
+    plain = to_network(replace(thin, positions=thick.positions), grid, None, window)
+    assert found.mean().item() == pytest.approx(plain.mean().item(), abs=0.3)
+    # Gaussian weights of σ 1.2 slices leave 1/√(2σ√π) of the noise.
+    assert (found[6:18].std() / plain[6:18].std()).item() == pytest.approx((2 * 1.2 * np.pi**0.5) ** -0.5, abs=0.03)
+    assert torch.allclose(to_network(thin, grid, [11, 3], window), found[[11, 3]], atol=1e-3)
+    assert torch.equal(to_network(thick, grid, None, window), plain)
+    step = replace(thin, hu=np.repeat((np.arange(24) >= 12).astype(np.float32), 8000).reshape(thin.shape) * 100)
+    profile = to_network(step, grid, None, window).mean(dim=(1, 2, 3)).numpy()
+    assert profile[0] == 0 and profile[-1] == pytest.approx(100) and 20 < profile[11] < 50 < profile[12] < 80 and (np.diff(profile) >= -1e-4).all()
+
+
 def test_metal_is_clipped_before_it_smears() -> None:
     ct = _volume(WHOLE)
     ct.hu[5, 50, 40] = 30_000
