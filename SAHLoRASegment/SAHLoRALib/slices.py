@@ -1,8 +1,8 @@
 """The way between a scan and the network's pixel grid, and back.
 
 Slices are resampled in their plane only, so gantry tilt, uneven gaps and thick slices do no harm; thin ones are averaged to slabs first. The head's
-window is cropped from the scan, its field of view is laid exactly onto ``round(n · spacing / pixel)`` network pixels, and the result returns to exactly
-the same window. All functions take a range of slices, so a large scan passes in chunks.
+window is cropped from the scan, its field of view is laid exactly onto ``round(n · spacing / pixel)`` network pixels, and the result returns
+to exactly the same window. All functions take a range of slices, so a large scan passes in chunks.
 """
 
 from __future__ import annotations
