@@ -183,8 +183,8 @@ def test_thin_slices_become_slabs_and_thick_ones_stay_as_they_are() -> None:
     found = to_network(thin, grid, None, window)
     plain = to_network(replace(thin, positions=thick.positions), grid, None, window)
     assert found.mean().item() == pytest.approx(plain.mean().item(), abs=0.3)
-    # Gaussian weights of σ 1.2 slices leave 1/√(2σ√π) of the noise.
-    assert (found[6:18].std() / plain[6:18].std()).item() == pytest.approx((2 * 1.2 * np.pi**0.5) ** -0.5, abs=0.03)
+    # Gaussian weights of σ 0.8 slices leave 1/√(2σ√π) of the noise.
+    assert (found[6:18].std() / plain[6:18].std()).item() == pytest.approx((2 * 0.8 * np.pi**0.5) ** -0.5, abs=0.03)
     assert torch.allclose(to_network(thin, grid, [11, 3], window), found[[11, 3]], atol=1e-3)
     assert torch.equal(to_network(thick, grid, None, window), plain)
     step = replace(thin, hu=np.repeat((np.arange(24) >= 12).astype(np.float32), 8000).reshape(thin.shape) * 100)
