@@ -9,22 +9,7 @@ from SAHLoRALib.checkpoint import FILE_NAME, read_checkpoint
 from SAHLoRALib.errors import Cancelled, ConfigError, ModelError
 from SAHLoRALib.samples import SliceCache
 from SAHLoRALib.training import fit
-from small_training import GRID, SMALL, WAYS, CancelAt, Recorder, base_model, based, same, state, training_cases, validation_cases
-
-
-@pytest.fixture(scope="module")
-def train():
-    return training_cases()
-
-
-@pytest.fixture(scope="module")
-def validation():
-    return validation_cases()
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return base_model(tmp_path_factory.mktemp("models"))
+from small_training import GRID, SMALL, WAYS, CancelAt, Recorder, based, same, state
 
 
 @pytest.mark.parametrize("way", WAYS)

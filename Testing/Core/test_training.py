@@ -20,23 +20,7 @@ from SAHLoRALib.network import MultiViewUnet, NetworkConfig
 from SAHLoRALib.strategies import STRATEGIES, module_parameters
 from SAHLoRALib.training import TrainingConfig, fit, save_model
 from SAHLoRALib.weights import load_adapted, load_network, read_info
-from small_training import NETWORK, SMALL, WAYS, Recorder, base_model, state, training_cases, validation_cases
-
-
-@pytest.fixture(scope="module")
-def train():
-    return training_cases()
-
-
-@pytest.fixture(scope="module")
-def validation():
-    return validation_cases()
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return base_model(tmp_path_factory.mktemp("models"))
-
+from small_training import NETWORK, SMALL, WAYS, Recorder, state
 
 # ── what learns ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -19,22 +19,6 @@ from SAHLoRALib.training import fit
 from SAHLoRALib.weights import digest, load_network, read_info, save_base
 from small_training import GRID, SMALL, WAYS, base_model, based, state, training_cases, validation_cases
 
-
-@pytest.fixture(scope="module")
-def train():
-    return training_cases()
-
-
-@pytest.fixture(scope="module")
-def validation():
-    return validation_cases()
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return base_model(tmp_path_factory.mktemp("models"))
-
-
 PARALLEL = {way: {**WAYS[way], "ema": 0.9, "augmentation": Augmentation("both")} for way in ("scratch", "conv-lora adapt", "cp-lora")}
 
 

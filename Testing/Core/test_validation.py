@@ -16,22 +16,7 @@ from SAHLoRALib.network import MultiViewUnet
 from SAHLoRALib.training import fit, save_model
 from SAHLoRALib.validation import FLAT, THRESHOLDS, CaseScore, summary, validate
 from SAHLoRALib.weights import load_network
-from small_training import NETWORK, SMALL, base_model, training_cases, validation_cases
-
-
-@pytest.fixture(scope="module")
-def train():
-    return training_cases()
-
-
-@pytest.fixture(scope="module")
-def validation():
-    return validation_cases()
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return base_model(tmp_path_factory.mktemp("models"))
+from small_training import NETWORK, SMALL
 
 
 def test_validation_gives_the_dice_of_whole_cases(validation):

@@ -81,3 +81,10 @@ def sample(module: Any, scene: Any) -> Any:
 
     module.registerSampleData()
     return SampleData.downloadSample("SAHLoRA: synthetic aSAH head CT")
+
+
+@pytest.fixture
+def ready(panel: Any, sample: Any) -> Any:
+    """The panel with the sample chosen: Segment can be pressed."""
+    panel.initializeParameterNode()
+    return panel

@@ -24,12 +24,6 @@ def _job_folders() -> set[Path]:
 LEFT_BEFORE = _job_folders()
 
 
-@pytest.fixture
-def ready(panel: Any, sample: Any) -> Any:
-    panel.initializeParameterNode()
-    return panel
-
-
 def test_segment_button_says_why_it_is_disabled(panel: Any, module: Any) -> None:
     assert not panel.ui.segmentButton.enabled
     assert "Select a head CT" in panel.ui.segmentButton.toolTip

@@ -14,12 +14,6 @@ import slicer
 from fake_process import FakeProcess, finished, process_runs, wait
 
 
-@pytest.fixture
-def ready(panel: Any, sample: Any) -> Any:
-    panel.initializeParameterNode()
-    return panel
-
-
 def press(panel: Any) -> int:
     """Segment, to the end; the number of the process that did it."""
     panel.ui.segmentButton.click()
