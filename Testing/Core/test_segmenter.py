@@ -138,19 +138,37 @@ def test_with_flips_a_mirrored_scan_gives_the_mirrored_result(base: ModelInfo) -
     assert difference(flips=True) < 2e-3 < 0.3 < difference(flips=False)
 
 
-def test_a_rim_below_the_slanted_vault_goes_and_blood_that_reaches_down_beside_it_stays() -> None:
-    ct = ct_from_image(image(head()))
-    bone = ct.hu > 250
-    under = np.zeros(ct.shape, bool)
-    under[:-1] = bone[1:] & ~bone[:-1] & (ct.hu[:-1] > 0)
-    under[: ct.shape[0] // 2] = False
-    assert under.any() and not remove_vault_edge(under, ct).any()
-    column = np.nonzero(under)[1:]
-    reaching = under.copy()
-    top = int(np.nonzero(under)[0].min())
-    reaching[top - 6 : top, column[0], column[1]] = True
-    reaching &= ~bone
-    assert remove_vault_edge(reaching, ct)[top].any() and not remove_vault_edge(np.zeros_like(under), ct).any()
+def under_bone(slices: int, hu: float, free: int = 0) -> tuple[np.ndarray, CTVolume]:
+    """A piece of 10 × 10 voxels of `hu` on each of some slices, the vault's bone above it but for `free` of its columns, and its scan."""
+    array = head()
+    piece = np.zeros(array.shape, bool)
+    for k in range(8, 8 + slices):  # follows the vault's slant: each slice's part lies ten rows behind that of the slice below
+        rows = slice(20 + 10 * (k - 8), 30 + 10 * (k - 8))
+        piece[k, rows, 20:30] = True
+        array[k + 1, rows, 20 : 30 - free] = 1000
+    array[piece] = hu
+    return piece, ct_from_image(image(array))
+
+
+@pytest.mark.parametrize(
+    ("slices", "hu", "free", "stays"),
+    [
+        (1, 90, 0, False),
+        (2, 90, 4, False),
+        (1, 60, 0, False),  # no brighter than blood, but wholly below the bone
+        (2, 60, 4, True),
+        (4, 60, 4, True),
+        (4, 90, 4, True),  # a thin subdural with the bone's share in its voxels
+        (1, 90, 6, True),
+    ],
+)
+def test_a_bright_rim_below_the_slanted_vault_goes_and_a_thin_subdural_beside_it_stays(slices: int, hu: float, free: int, stays: bool) -> None:
+    piece, ct = under_bone(slices, hu, free)
+    assert np.array_equal(remove_vault_edge(piece, ct), piece if stays else np.zeros_like(piece))
+
+
+def test_an_empty_mask_has_no_edge_to_remove(bleeding: CTVolume) -> None:
+    assert not remove_vault_edge(np.zeros(bleeding.shape, bool), bleeding).any()
 
 
 def test_nothing_is_drawn_outside_the_skull(base: ModelInfo) -> None:
