@@ -52,7 +52,11 @@ def test_models_are_made_in_order_and_what_is_there_is_not_made_again(tmp_path: 
     done, calls = make(tmp_path, where)
     assert done.returncode == 0, done.stderr
     assert [call[0] for call in calls] == ["phantom", "pretrain", "train", "train", "train", "card", "card", "card", "card"]
-    joined = {"both-train": ("tbi-train", "asah-train"), "both-choice": ("tbi-validation", "asah-choice"), "asah-and-some-tbi": ("asah-train", "tbi-train")}
+    joined = {
+        "both-train": ("tbi-train", "asah-train"),
+        "both-choice": ("tbi-validation", "asah-choice"),
+        "asah-and-some-tbi": ("asah-train", "tbi-train"),
+    }
     for name, parts in joined.items():
         merged = (tmp_path / "out" / f"{name}.csv").read_text(encoding="utf-8").splitlines()
         assert merged == ["case,image,mask", *(f"a,{part}/a/ct.nrrd,{part}/a/mask.nrrd" for part in parts)]

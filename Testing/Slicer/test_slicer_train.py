@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 import unittest
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,9 @@ import numpy as np
 import pytest
 import slicer
 import slicer.util
+from fake_process import wait
 
 TRAIN = Path(__file__).resolve().parents[2] / "SAHLoRATrain" / "SAHLoRATrain.py"
-
-
-def wait(condition: Callable[[], Any], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "nothing came"
-        slicer.app.processEvents()
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="session")
@@ -257,7 +249,7 @@ def test_sample_cases_are_made_and_stand_in_the_table(train: Any, monkeypatch: p
 
     monkeypatch.setattr(train_run, "SAMPLE", {**train_run.SAMPLE, "count": 2, "matrix": 96, "slices": 8})
     train.ui.sampleButton.click()
-    wait(lambda: not train.panel.running, 120)
+    wait(lambda: not train.panel.running)
     assert "Finished" in train.ui.statusLabel.text, train.ui.logText.plainText
     wait(lambda: train.panel.cases.report.rows and not train.panel.cases.report.unchecked)
     assert len(train.panel.cases.report.rows) == train.ui.casesTable.rowCount == 2 and "2 cases" in train.ui.totalsLabel.text
