@@ -44,40 +44,34 @@ fi
     --description "Multi-view Unet for traumatic intracranial haemorrhage, trained on synthetic head CT." \
     --learning-rate 3e-3 --batch 64 --steps 7500 --steps-per-epoch 500 --crop 176 160 --ema 0.995 --patience 0 --seed 1
 
-# Cases of several tables in one.
-join() {
-    awk -F, -v OFS=, 'FNR == 1 { if (NR == 1) print; next } { where = FILENAME; sub("/[^/]*$", "", where); $2 = where "/" $2; $3 = where "/" $3; print }' "$@"
+# Cases of both hospitals in one table, for the adapter that is to find bleeding of any kind.
+both() {
+    awk -F, -v OFS=, 'FNR == 1 { if (NR == 1) print; next } { where = FILENAME; sub("/[^/]*$", "", where); $2 = where "/" $2; $3 = where "/" $3; print }' \
+        "tbi-$1/cases.csv" "asah-$1/cases.csv" > "both-$1.csv"
 }
-# Of both hospitals, for the adapter that is to find bleeding of any kind; and some TBI beside all aSAH, since what learns on aSAH alone forgets the rest.
-join tbi-train/cases.csv asah-train/cases.csv > both-train.csv
-join tbi-validation/cases.csv asah-choice/cases.csv > both-choice.csv
-head -n 46 tbi-train/cases.csv > tbi-train/some.csv
-join asah-train/cases.csv tbi-train/some.csv > asah-and-some-tbi.csv
+both train
+both validation
 
-# NAME TRAIN VALIDATION LESION METHOD RANK LEARNING-RATE STEPS DESCRIPTION and more flags
+# Learnt on aSAH alone an adapter forgets other bleeding, so these two go half of the way from the base to what they learnt (WiSE-FT, arXiv 2109.01903,
+# advises the half where no scan of another kind is there to choose by); the third has learnt from both kinds and goes all the way.
+# NAME TABLE LESION METHOD RANK LEARNING-RATE STEPS DESCRIPTION; TABLE: where training and validation cases stand, with a star for either word
 adapt() {
-    name=$1 train=$2 validation=$3 lesion=$4 method=$5 rank=$6 rate=$7 steps=$8 description=$9
-    shift 9
-    [ -f "models/$name.safetensors" ] || rm -f "models/$name.md"
-    [ -f "models/$name.safetensors" ] || sahlora train "$train" --validation "$validation" --folds 0 --base models/tbi-base.safetensors \
-        --name "$name" --folder models --run "runs/$name" --licence Apache-2.0 --lesion "$lesion" --description "$description" \
-        --adapter.method "$method" --adapter.rank "$rank" --adapter.norm adapt --learning-rate "$rate" --steps "$steps" \
-        --crop 176 160 --ema 0.99 --patience 0 --seed 1 --threads 1 "$@"
+    [ -f "models/$1.safetensors" ] || rm -f "models/$1.md"
+    [ -f "models/$1.safetensors" ] || sahlora train "$(echo "$2" | sed s/STAR/train/)" --validation "$(echo "$2" | sed s/STAR/validation/)" \
+        --folds 0 --base models/tbi-base.safetensors --name "$1" --folder models --run "runs/$1" --licence Apache-2.0 --lesion "$3" \
+        --description "$8" --adapter.method "$4" --adapter.rank "$5" --adapter.norm adapt --adapter.strength "${STRENGTH:-0.5}" --learning-rate "$6" --steps "$7" \
+        --steps-per-epoch "${EVERY:-200}" --crop 176 160 --ema "${EMA:-0.99}" --patience 0 --seed 1 --threads "${THREADS:-1}"
 }
 # Side by side, a core each.
-adapt all-conv-lora both-train.csv both-choice.csv haemorrhage conv-lora 32 2e-3 2000 \
-    "convLoRA adapter of rank 32 for haemorrhage of any kind, traumatic or aneurysmal, trained on synthetic head CT." \
-    --steps-per-epoch 500 --even-cases &
+adapt asah-conv-lora asah-STAR/cases.csv subarachnoid conv-lora 32 2e-3 1500 \
+    "convLoRA adapter of rank 32 for aneurysmal subarachnoid haemorrhage, trained on synthetic head CT." &
 first=$!
-adapt asah-cp-lora asah-and-some-tbi.csv asah-choice/cases.csv subarachnoid cp-lora 64 5e-3 2000 \
-    "CP-LoRA adapter of rank 64 for aneurysmal subarachnoid haemorrhage, trained on synthetic head CT." \
-    --steps-per-epoch 500 --even-cases
+adapt asah-cp-lora asah-STAR/cases.csv subarachnoid cp-lora 64 5e-3 1500 \
+    "CP-LoRA adapter of rank 64 for aneurysmal subarachnoid haemorrhage, trained on synthetic head CT."
 wait $first
-# Learnt on aSAH alone, this one goes half of the way from the base to what it learnt (WiSE-FT, arXiv 2109.01903, advises the half where no scan of
-# another kind is there to choose by).
-adapt asah-conv-lora asah-train/cases.csv asah-validation/cases.csv subarachnoid conv-lora 32 2e-3 1500 \
-    "convLoRA adapter of rank 32 for aneurysmal subarachnoid haemorrhage, trained on synthetic head CT." \
-    --steps-per-epoch 200 --adapter.strength 0.5
+EVERY=100 EMA=0.98 THREADS=2 STRENGTH=1
+adapt all-conv-lora both-STAR.csv haemorrhage conv-lora 32 2e-3 800 \
+    "convLoRA adapter of rank 32 for haemorrhage of any kind, traumatic or aneurysmal, trained on synthetic head CT."
 
 # NAME …: figures on heads that no training and no choice has seen
 card() {
@@ -88,6 +82,6 @@ card() {
 }
 TBI="Held-out synthetic TBI (heads 18-20)" ASAH="Held-out synthetic aSAH (heads 18-20)"
 card tbi-base --cases tbi-test/cases.csv --title "$TBI"
-card asah-cp-lora --cases asah-test/cases.csv --title "$ASAH" --validation asah-choice/cases.csv
+card asah-cp-lora --cases asah-test/cases.csv --title "$ASAH" --validation asah-validation/cases.csv
 card asah-conv-lora --cases asah-test/cases.csv --title "$ASAH" --validation asah-validation/cases.csv
-card all-conv-lora --cases tbi-test/cases.csv asah-test/cases.csv --title "$TBI" "$ASAH" --validation both-choice.csv
+card all-conv-lora --cases tbi-test/cases.csv asah-test/cases.csv --title "$TBI" "$ASAH" --validation both-validation.csv

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -109,11 +108,10 @@ class SliceCache:
             sha.update(case.hu.flatten(1).sum(dim=1, dtype=torch.int64).numpy().tobytes())
         return sha.hexdigest()[:16]
 
-    def draw(self, seed: int, step: int, batch: int, positive_share: float, even_cases: bool = False) -> list[tuple[int, int]]:
+    def draw(self, seed: int, step: int, batch: int, positive_share: float) -> list[tuple[int, int]]:
         """The (case, slice) pairs of a step, positive and negative alternating; a pure function of its arguments.
 
-        Positives come round in shuffled passes, negatives in passes of their own. even_cases: a pass over the positives takes one slice of every case
-        with blood, instead of all slices. Where there are no slices of a kind, the other fills the batch.
+        Positives come round in shuffled passes, negatives in passes of their own. Where there are no slices of a kind, the other fills the batch.
         """
         wanted = min(batch, max(1, round(batch * positive_share))) if positive_share > 0 else 0
         if not self.negatives:
@@ -121,34 +119,12 @@ class SliceCache:
         elif not self.positives:
             wanted = 0
         drawn = [
-            [self._element(kind, i, seed, even_cases) for i in range(step * count, (step + 1) * count)]
-            for kind, count in enumerate((wanted, batch - wanted))
+            [slices[_shuffled(len(slices), i, seed, kind)] for i in range(step * count, (step + 1) * count)]
+            for kind, (slices, count) in enumerate(((self.positives, wanted), (self.negatives, batch - wanted)))
         ]
         # Spread evenly, so that any part of the batch (a process's share) has both kinds.
         places = sorted(((i + 0.5) / len(group), kind, pair) for kind, group in enumerate(drawn) for i, pair in enumerate(group))
         return [pair for _, _, pair in places]
-
-    def _element(self, kind: int, i: int, seed: int, even_cases: bool) -> tuple[int, int]:
-        """Element i of the endless sequence of positives (kind 0) or negatives (kind 1)."""
-        if kind == 1 or not even_cases:
-            slices = (self.positives, self.negatives)[kind]
-            return slices[_shuffled(len(slices), i, seed, kind)]
-        turn = i // len(self._bleeding)
-        case = self._bleeding[_shuffled(len(self._bleeding), i, seed, kind)]
-        held = self._bleeding_slices[case]
-        return case, held[_shuffled(len(held), turn, seed, 2 + case)]
-
-    @cached_property
-    def _bleeding_slices(self) -> dict[int, list[int]]:
-        """Case → its slices with blood, of the cases that have some."""
-        found: dict[int, list[int]] = {}
-        for case, k in self.positives:
-            found.setdefault(case, []).append(k)
-        return found
-
-    @cached_property
-    def _bleeding(self) -> list[int]:
-        return list(self._bleeding_slices)
 
     def gather(self, pairs: list[tuple[int, int]]) -> tuple[Tensor, Tensor, Tensor]:
         """hu (n, 1, H, W) float32, HU; blood (n, 1, H, W) float32 in [0, 1]; sizes (n, 2) rows and columns of each before padding with air."""

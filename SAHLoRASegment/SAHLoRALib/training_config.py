@@ -58,9 +58,6 @@ class TrainingConfig:
     """Slices of a step, over all processes."""
     positive_share: float = 0.5
     """Share of them with blood."""
-    even_cases: bool = False
-    """Draw the slices with blood case by case, so that a small haemorrhage, which lies on few slices, is seen as often as a large one; otherwise
-    every slice is drawn as often as any other."""
     crop: tuple[int, int] = (208, 176)
     """Rows and columns of a training slice, network pixels."""
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -165,8 +162,6 @@ class TrainingConfig:
             values.pop("adapter")
         elif self.adapter.strength == 1:  # trainings from before it could be another go on
             values["adapter"] = {name: value for name, value in values["adapter"].items() if name != "strength"}
-        if not self.even_cases:  # trainings from before it could be chosen go on
-            values.pop("even_cases")
         if not self.network.growth:  # trainings from before there was any go on
             values["network"] = {name: value for name, value in values["network"].items() if name != "growth"}
         return values

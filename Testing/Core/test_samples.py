@@ -101,23 +101,13 @@ def test_an_epoch_shows_every_slice_with_blood_once():
     assert sorted(later) == cache.positives and later != seen
 
 
-def test_case_by_case_a_small_haemorrhage_is_seen_as_often_as_a_large_one():
-    cache = SliceCache([made("large", [0, 1, 2, 3, 4]), made("clean", []), made("small", [5])], GRID)
-    seen = [pair for step in range(5) for pair in cache.draw(1, step, 4, 0.5, even_cases=True) if pair in cache.positives]
-    assert [pair for pair in seen if pair[0] == 2] == [(2, 5)] * 5
-    assert sorted(pair for pair in seen if pair[0] == 0) == [(0, k) for k in range(5)]  # every slice of the large one once
-    for step in range(5):
-        assert {c for c, k in cache.draw(1, step, 4, 0.5, even_cases=True) if cache.cases[c].positive[k]} == {0, 2}
-
-
-@pytest.mark.parametrize("even_cases", [False, True])
-def test_a_draw_depends_on_seed_and_step_only(even_cases: bool):
+def test_a_draw_depends_on_seed_and_step_only():
     cache = SliceCache([made(str(i), [1, 2, 3]) for i in range(4)], GRID)
-    alone = cache.draw(7, 5, 6, 0.5, even_cases)
+    alone = cache.draw(7, 5, 6, 0.5)
     for step in range(5):
-        cache.draw(7, step, 6, 0.5, even_cases)
-    assert cache.draw(7, 5, 6, 0.5, even_cases) == alone
-    assert cache.draw(8, 5, 6, 0.5, even_cases) != alone
+        cache.draw(7, step, 6, 0.5)
+    assert cache.draw(7, 5, 6, 0.5) == alone
+    assert cache.draw(8, 5, 6, 0.5) != alone
 
 
 def test_batches_are_filled_where_every_slice_has_blood_or_none_has():
