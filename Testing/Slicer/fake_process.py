@@ -15,8 +15,8 @@ import slicer.util
 LONGEST_SECONDS = 240.0
 
 
-def wait(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + LONGEST_SECONDS
+def wait(condition: Callable[[], Any], seconds: float = LONGEST_SECONDS) -> None:
+    end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "nothing came"
         slicer.app.processEvents()

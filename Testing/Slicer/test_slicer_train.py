@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unittest
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 import slicer
 import slicer.util
-from fake_process import wait
+from fake_process import wait as wait_for
 
+wait = partial(wait_for, seconds=60.0)
 TRAIN = Path(__file__).resolve().parents[2] / "SAHLoRATrain" / "SAHLoRATrain.py"
 
 
@@ -249,7 +251,7 @@ def test_sample_cases_are_made_and_stand_in_the_table(train: Any, monkeypatch: p
 
     monkeypatch.setattr(train_run, "SAMPLE", {**train_run.SAMPLE, "count": 2, "matrix": 96, "slices": 8})
     train.ui.sampleButton.click()
-    wait(lambda: not train.panel.running)
+    wait(lambda: not train.panel.running, seconds=120.0)
     assert "Finished" in train.ui.statusLabel.text, train.ui.logText.plainText
     wait(lambda: train.panel.cases.report.rows and not train.panel.cases.report.unchecked)
     assert len(train.panel.cases.report.rows) == train.ui.casesTable.rowCount == 2 and "2 cases" in train.ui.totalsLabel.text
