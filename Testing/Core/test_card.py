@@ -17,6 +17,8 @@ from SAHLoRALib.validation import THRESHOLDS
 from SAHLoRALib.weights import ModelInfo, load_network, read_info, record_metrics, save_adapter
 from tiny_cohort import save_cohort, save_tiny_base
 
+BUNDLED = Path(__file__).resolve().parents[2] / "Resources" / "Models"
+
 
 @pytest.fixture
 def base(tmp_path: Path) -> ModelInfo:
@@ -125,3 +127,11 @@ def test_what_is_segmented_in_a_scan_without_haemorrhage_stands_in_the_card_as_f
     text = adapter.path.with_suffix(".md").read_text(encoding="utf-8")
     assert f"| healthy | {told['after']:.2f} | {told['before']:.2f} |" in text
     capsys.readouterr()
+
+
+@pytest.mark.parametrize("model", sorted(BUNDLED.glob("*.safetensors")), ids=lambda path: path.stem)
+def test_a_bundled_models_card_tells_what_its_header_tells(model: Path) -> None:
+    """The panel and the lists show the header's figures: a card that was measured anew without its file would tell others."""
+    card = model.with_suffix(".md").read_text(encoding="utf-8")
+    commands = card.split("```")[1] if "```" in card else ""
+    assert card == card_text(read_info(model), commands)
