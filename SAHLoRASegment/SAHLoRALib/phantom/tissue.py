@@ -13,6 +13,9 @@ from . import anatomy
 from .anatomy import Head
 from .fields import Rng, box_around, distance_to, offsets, random_rotation, smooth_noise
 
+#: How wide `Head.falx` and `Head.tent` are on the grid, mm.
+SHEET_MM = 1.4
+
 
 def draw_patient(head: Head, rng: Rng, operated: float = 0.08) -> np.ndarray:
     """float32 HU of one patient without haemorrhage, on the head's grid. operated: probability of each of drain, craniotomy and clip."""
@@ -118,16 +121,18 @@ def distance_to_point(head: Head, point: np.ndarray) -> np.ndarray:
 
 
 def _dura(head: Head, hu: np.ndarray, rng: Rng) -> None:
-    """The thin bright sheets: dura under the bone, falx, tentorium."""
+    """The thin bright sheets: dura under the bone, falx (0.7 to 2.2 mm), tentorium (0.3 to 1 mm), which fill only a part of their voxels."""
     thick = rng.uniform(0.5, 2.2) + 0.5 * smooth_noise(hu.shape, 20, rng)
     rim = head.inside & (head.depth <= thick) & (head.depth > 0)
     hu[rim] = np.maximum(hu[rim], rng.uniform(32, 62))
-    for sheet in (head.falx, head.tent):
+    for sheet, thickest in ((head.falx, 2.2), (head.tent, 1.0)):
         dense = rng.uniform(38, 66)
         shown = sheet & (smooth_noise(hu.shape, 15, rng) > rng.uniform(-2.0, 0.2))
-        if rng.random() < 0.15:
+        mm, wide = thickest * rng.uniform(0.3, 1.0), SHEET_MM
+        if mm > wide:
             shown = ndimage.binary_dilation(shown) & head.inside & head.where(anatomy.CSF, anatomy.SINUS, *anatomy.CORTEX)
-        hu[shown] = dense
+            wide += 2.0
+        hu[shown] += mm / wide * (dense - hu[shown])
         if rng.random() < 0.2:  # calcified plaques
             hu[shown & (smooth_noise(hu.shape, 5, rng) > 2.2)] = rng.uniform(100, 500)
 
