@@ -14,7 +14,8 @@ from SAHLoRALib.errors import ConfigError, ScanError
 from SAHLoRALib.phantom import PhantomConfig, ScannerConfig, heads_in, icbm_head, lesions, load_head, make_case, make_cohort
 from SAHLoRALib.phantom.fields import distance_to, smooth_noise, warp
 from SAHLoRALib.phantom.lesions import Bleeding
-from SAHLoRALib.phantom.tissue import draw_patient
+from SAHLoRALib.phantom.tissue import _dura, draw_patient
+from scipy import ndimage
 
 SMALL = ScannerConfig(matrix=96, gaps_mm=(12.0,) * 11, thickness_mm=4.0, noise_hu=3.0)
 
@@ -89,6 +90,18 @@ def test_traumatic_blood_stays_inside_the_skull(head, patient):
     bleeding = lesions.traumatic(head, patient.copy(), np.random.default_rng(1))
     assert bleeding.kinds and bleeding.fraction.max() > 0.9
     assert not (bleeding.fraction[~head.inside] > 0.5).any()
+
+
+def test_the_tentorium_is_too_thin_to_look_like_blood_in_a_thick_slice_and_the_falx_is_seen(head):
+    tentorium, falx = [], []
+    for seed in range(3):
+        hu = np.full(head.labels.shape, 34.0, np.float32)
+        _dura(head, hu, np.random.default_rng(seed))
+        thick = ndimage.uniform_filter1d(hu, 5, axis=0)
+        for sheet, found in ((head.tent, tentorium), (head.falx, falx)):
+            found.append(float(np.percentile(thick[sheet & (head.depth > 6)], 90)))
+    assert max(tentorium) < 44
+    assert max(falx) > 44
 
 
 def test_a_subdural_pushes_the_brain_aside(head, patient):
