@@ -94,8 +94,7 @@ def remove_vault_edge(mask: np.ndarray, ct: CTVolume) -> np.ndarray:
         if k + 1 < len(mask):
             above = ct.hu[k + 1, box[1], box[2]]
             covered += np.bincount(plane[held & ((above > BONE_HU) | (above < OUTSIDE_HU))], minlength=count + 1)
-    keep = covered < COVERED * voxels
-    keep[0] = False
+    keep = covered < COVERED * voxels  # False for label 0, of which nothing is counted
     result = np.zeros_like(mask)
     result[box] = keep[labels]
     return result
