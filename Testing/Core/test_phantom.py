@@ -9,11 +9,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from SAHLoRALib.ct import list_series, read_ct, read_label
 from SAHLoRALib.errors import ConfigError, ScanError
 from SAHLoRALib.phantom import PhantomConfig, ScannerConfig, heads_in, icbm_head, lesions, load_head, make_case, make_cohort
 from SAHLoRALib.phantom.fields import distance_to, smooth_noise, warp
 from SAHLoRALib.phantom.lesions import Bleeding
+from SAHLoRALib.phantom.scanner import Pose, acquire, draw_scanner
 from SAHLoRALib.phantom.tissue import _dura, draw_patient
 from scipy import ndimage
 
@@ -102,6 +104,32 @@ def test_the_tentorium_is_too_thin_to_look_like_blood_in_a_thick_slice_and_the_f
             found.append(float(np.percentile(thick[sheet & (head.depth > 6)], 90)))
     assert max(tentorium) < 44
     assert max(falx) > 44
+
+
+def boxed_film(hu_of_film, share):
+    """A film of 3 mm of blood under a plate of bone, CSF below it, scanned: CT and mask."""
+    hu = np.full((24, 40, 40), 10.0, np.float32)
+    fraction = np.zeros_like(hu)
+    hu[:, :14], hu[:, 14:17] = 1200.0, hu_of_film
+    fraction[:, 14:17] = share
+    still = Pose(np.eye(3), torch.zeros(1, 3, 4, 4, 4))
+    thin = ScannerConfig(matrix=64, field_mm=32.0, gaps_mm=(3.0,) * 3, thickness_mm=3.0, blur_mm=0.9, noise_hu=0.01, hardening_hu=0.0, holder=False)
+    return acquire(hu, fraction, np.array([12.0, 20.0, 20.0]), still, thin, np.random.default_rng(0))
+
+
+def test_what_only_the_bone_beside_it_makes_bright_is_not_outlined():
+    faint, none = boxed_film(35.0, 0.5)
+    film = slice(20, 24)  # rows of 0.5 mm within the film
+    assert (faint.hu[:, film, 16:48] > 45).mean() > 0.2  # the bone's point spread
+    assert not none.any()
+    assert boxed_film(60.0, 1.0)[1][:, 22:25, 16:48].all()
+
+
+def test_thin_slices_are_noisier_than_thick_ones_of_the_same_hospital():
+    drawn = [draw_scanner(np.random.default_rng(seed), site=site) for seed in range(300) for site in "AB"]
+    noise = {mm: np.mean([s.noise_hu for s in drawn if s.thickness_mm == mm]) for mm in (1.0, 3.0, 7.0)}
+    assert noise[1.0] > 1.2 * noise[3.0] > 1.2 * 1.2 * noise[7.0]
+    assert max(s.noise_hu for s in drawn) <= 9.0
 
 
 def test_a_subdural_pushes_the_brain_aside(head, patient):

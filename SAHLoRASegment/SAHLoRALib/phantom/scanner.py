@@ -14,10 +14,16 @@ from ..errors import ConfigError
 from ..volume import CTVolume, Storage
 from .fields import Rng
 
-#: What an annotator outlines lies between these HU (before noise): brighter than cortex, and not the bone that blood shares a voxel with.
-VISIBLE_HU = (40.0, 160.0)
+#: What an annotator outlines is brighter than cortex (HU before noise).
+VISIBLE_HU = 40.0
+#: Voxels above this are taken for the bone that blood shares them with.
+BONY_HU = 160.0
+#: What stands beside blood where the bone is left out: CSF.
+BESIDE_BONE_HU = 10.0
 #: A collection that is nearly all blood is outlined by its shape down to this HU, as dense as brain (blood of mixed age).
 COLLECTION_HU, COLLECTION = 34.0, 0.8
+#: Thin slices are noisier, as the square root of the thickness has it, but dose and kernel are chosen so that they stay below this.
+NOISIEST_HU = 9.0
 #: Smaller spots in a slice are not outlined, mm².
 SMALLEST_SPOT_MM2 = 8.0
 
@@ -73,6 +79,7 @@ def draw_scanner(rng: Rng, matrix: int = 512, slices: int | None = None, site: s
     if rng.random() < 0.15:  # thin below, thick above, as incremental scanners do
         gaps[: count // 3] *= rng.uniform(0.6, 0.8)
         gaps[count // 3 :] *= rng.uniform(1.05, 1.25)
+    usual = 3.0 if second else 5.0
     return ScannerConfig(
         matrix=matrix,
         field_mm=float(rng.uniform(205, 260)),
@@ -80,7 +87,7 @@ def draw_scanner(rng: Rng, matrix: int = 512, slices: int | None = None, site: s
         thickness_mm=thickness,
         tilt_degrees=float(rng.uniform(-5, 25)) if rng.random() < (0.2 if second else 0.45) else 0.0,
         blur_mm=float(rng.uniform(0.35, 0.6) if second else rng.uniform(0.45, 0.9)),
-        noise_hu=float(rng.uniform(3.0, 7.0) if second else rng.uniform(2.0, 5.0)),
+        noise_hu=min(NOISIEST_HU, float(rng.uniform(3.0, 7.0) if second else rng.uniform(2.0, 5.0)) * (usual / thickness) ** 0.5),
         noise_grain_mm=float(rng.uniform(0.3, 0.5) if second else rng.uniform(0.4, 0.8)),
         offset_hu=float(rng.normal(2.0 if second else 0.0, 1.5)),
         gain=float(rng.normal(1.0, 0.015)),
@@ -133,14 +140,15 @@ def acquire(hu: np.ndarray, fraction: np.ndarray, centre: np.ndarray, pose: Pose
     corner = -(config.matrix - 1) / 2 * config.pixel_mm * (row_direction + column_direction)
     positions = corner + heights[:, None] * np.array([0.0, 0.0, 1.0])
 
-    volume = torch.from_numpy(np.stack((hu + 1000.0, fraction)))[None]  # so that outside the grid there is air
+    unboned = np.where(hu > BONY_HU, np.float32(BESIDE_BONE_HU), hu)
+    volume = torch.from_numpy(np.stack((hu + 1000.0, fraction, unboned + 1000.0)))[None]  # so that outside the grid there is air
     size = torch.tensor(hu.shape, dtype=torch.float32)
     steps = torch.arange(config.matrix, dtype=torch.float32) * config.pixel_mm
     layers = max(1, round(config.thickness_mm))
     offsets = (np.arange(layers) - (layers - 1) / 2) * (config.thickness_mm / layers)
     to_head = torch.from_numpy(pose.matrix.astype(np.float32))
     out = np.empty((config.slices, config.matrix, config.matrix), np.float32)
-    blood = np.empty_like(out)
+    blood, soft = np.empty_like(out), np.empty_like(out)
     for k in range(config.slices):
         origins = torch.from_numpy((positions[k] + offsets[:, None] * normal).astype(np.float32))
         points = (
@@ -154,10 +162,10 @@ def acquire(hu: np.ndarray, fraction: np.ndarray, centre: np.ndarray, pose: Pose
         grid = grid + (shift[0].permute(1, 2, 3, 0) / (size - 1) * 2).flip(-1)[None]
         seen = functional.grid_sample(volume, grid, align_corners=True)
         plane = seen.mean(dim=2)[0].numpy()
-        out[k], blood[k] = plane[0] - 1000.0, plane[1]
-    for plane in out:
+        out[k], blood[k], soft[k] = plane[0] - 1000.0, plane[1], plane[2] - 1000.0
+    for plane in (*out, *soft):
         ndimage.gaussian_filter(plane, config.blur_mm / config.pixel_mm, output=plane, truncate=3)
-    mask = _outlined(out, blood, config.pixel_mm)
+    mask = _outlined(out, soft, blood, config.pixel_mm)
     _physics(out, config, rng)
     hu_out = np.clip(np.rint(out), -1024, 3071).astype(np.float32)
     spacing = (config.pixel_mm, config.pixel_mm)
@@ -170,18 +178,19 @@ def acquire(hu: np.ndarray, fraction: np.ndarray, centre: np.ndarray, pose: Pose
     return ct, mask
 
 
-def _outlined(planes: np.ndarray, blood: np.ndarray, pixel: float) -> np.ndarray:
+def _outlined(planes: np.ndarray, soft: np.ndarray, blood: np.ndarray, pixel: float) -> np.ndarray:
     """bool (slices, rows, columns): what an annotator outlines of the blood.
 
-    planes: HU before artefacts and noise. blood: share of each voxel that is blood. Thin or thinned blood that does not stand out from the brain
-    cannot be outlined, nor can single pixels; outlines are smooth over most of a millimetre.
+    planes: HU before artefacts and noise. soft: the same without the bone, whose point spread lifts thin films along it above the brain and would
+    lift them just as far without blood. blood: share of each voxel that is blood. Thin or thinned blood that does not by itself stand out from the
+    brain cannot be outlined, nor can single pixels; outlines are smooth over most of a millimetre.
     """
     mask = np.zeros(planes.shape, bool)
     for k in np.nonzero((blood > 0.3).any(axis=(1, 2)))[0]:
-        bright = (planes[k] > VISIBLE_HU[0]) | ((planes[k] > COLLECTION_HU) & (blood[k] >= COLLECTION))
-        seen = (blood[k] >= 0.4) & bright & (planes[k] < VISIBLE_HU[1])
+        bright = (soft[k] > VISIBLE_HU) | ((soft[k] > COLLECTION_HU) & (blood[k] >= COLLECTION))
+        seen = (blood[k] >= 0.4) & bright & (planes[k] < BONY_HU)
         smooth = ndimage.gaussian_filter(seen.astype(np.float32), 0.7 / pixel, truncate=3) > 0.45
-        smooth &= (planes[k] < VISIBLE_HU[1]) & (blood[k] > 0.1)
+        smooth &= (planes[k] < BONY_HU) & (blood[k] > 0.1)
         spots, count = ndimage.label(smooth, structure=np.ones((3, 3), bool))
         if count:
             large = np.bincount(spots.ravel()) * pixel**2 >= SMALLEST_SPOT_MM2
