@@ -160,7 +160,7 @@ class Segmenter:
     def segment(self, ct: CTVolume, events: Events | None = None, keep_probability: bool = False) -> Segmentation:
         """Segment one scan. Raises Cancelled between chunks, ConfigError where the device's memory does not suffice for one slice."""
         from .findings import remove_specks, remove_vault_edge
-        from .slices import brain_window, head_window, intracranial, volume_ml
+        from .slices import brain_window, head_window, intracranial, slices_to_see, volume_ml
 
         start = time.monotonic()
         events = events or Events()
@@ -178,9 +178,9 @@ class Segmenter:
         probability = np.zeros(ct.shape, np.float16) if keep_probability else None
         done = 0
         while done < len(held):
-            chunk = held[done : done + self._batch]
+            chunk, shown = slices_to_see(ct, held[done:], self._batch)
             events.progress("Segmenting", _SKULL_SHARE + (1.0 - _SKULL_SHARE) * done / len(held), 1.0, f"slice {done + 1} of {len(held)}")
-            values = self._chunk(ct, head, chunk, events)
+            values = self._chunk(ct, head, chunk, shown, events)
             if values is None:
                 continue  # the memory did not suffice; the batch is smaller now
             values *= inside[chunk]
@@ -195,26 +195,26 @@ class Segmenter:
         report = self._report(ct, mask, pieces, volume_ml(mask, ct), tuple(warnings), time.monotonic() - start)
         return Segmentation(mask, probability, report)
 
-    def _chunk(self, ct: CTVolume, head: Any, chunk: Sequence[int], events: Events) -> np.ndarray | None:
-        """Probabilities (n, rows, columns) of some slices, or None where the batch had to be made smaller."""
+    def _chunk(self, ct: CTVolume, head: Any, chunk: Sequence[int], shown: Sequence[int], events: Events) -> np.ndarray | None:
+        """Probabilities (n, rows, columns) of some slices from those `shown` to the network, or None where the batch had to be made smaller."""
         import torch
 
-        from .slices import from_network, normalise, to_network
+        from .slices import from_network, interpolated, normalise, to_network
 
         try:
-            x = normalise(to_network(ct, self.grid, np.asarray(chunk), head), self.grid.window)
+            x = normalise(to_network(ct, self.grid, shown, head), self.grid.window)
             x = x.to(self.compute.device, memory_format=torch.channels_last)
-            return from_network(self._probabilities(x), ct, self.grid, head)
+            return from_network(interpolated(self._probabilities(x), ct, shown, chunk), ct, self.grid, head)
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error):
                 raise
         if self.compute.device.type == "cuda":
             torch.cuda.empty_cache()
-        if len(chunk) == 1:
+        if len(shown) == 1:
             advice = "close other programs that use it" + ("" if self.compute.device.type == "cpu" else ", or choose the device cpu")
             raise ConfigError(f"{ct.source or 'The scan'}: the memory of {self.compute.device} does not suffice for a single slice; {advice}.")
-        self._batch = max(1, len(chunk) // 2)
-        events.log(f"The memory of {self.compute.device} does not suffice for {len(chunk)} slices at once; going on with {self._batch}.", "warning")
+        self._batch = max(1, len(shown) // 2)
+        events.log(f"The memory of {self.compute.device} does not suffice for {len(shown)} slices at once; going on with {self._batch}.", "warning")
         return None
 
     def _probabilities(self, x: torch.Tensor) -> torch.Tensor:

@@ -27,11 +27,13 @@ __all__ = [
     "brain_window",
     "from_network",
     "head_window",
+    "interpolated",
     "intracranial",
     "mask_to_network",
     "network_size",
     "normalise",
     "slice_areas_cm2",
+    "slices_to_see",
     "to_network",
     "volume_ml",
 ]
@@ -41,6 +43,8 @@ METAL_HU = 3071.0
 #: Slices nearer to each other than THIN_MM (median) are noisier than any that the models have seen: each becomes the mean of a slab, weighted by
 #: a Gaussian of SLAB_MM (σ; 1.9 mm wide at half its height). At 17 HU of noise in slices of 1 mm the base finds nothing without it.
 THIN_MM, SLAB_MM = 1.6, 0.8
+#: So wide are slabs that the network need not see one for every slice: between two of them, at most STEP_MM apart, probabilities are interpolated.
+STEP_MM = 1.25
 
 ArrayOrTensor = TypeVar("ArrayOrTensor", np.ndarray, Tensor)
 Slices = slice | Sequence[int] | np.ndarray | None
@@ -161,13 +165,44 @@ def from_network(values: Tensor, ct: CTVolume, grid: PixelGrid, head: HeadWindow
     return result
 
 
+def slices_to_see(ct: CTVolume, slices: Sequence[int], most: int) -> tuple[list[int], list[int]]:
+    """The first of `slices` (rising) that `most` slices shown to the network suffice for, and the slices to show.
+
+    Thick slices are all shown; of thin ones the first and the last, and as few between as lie no more than `STEP_MM` apart.
+    """
+    if not _is_thin(ct):
+        return list(slices[:most]), list(slices[:most])
+    heights = _heights(ct)
+    shown, last = [slices[0]], 0
+    while len(shown) < most and last + 1 < len(slices):
+        last += 1
+        while last + 1 < len(slices) and heights[slices[last + 1]] - heights[shown[-1]] <= STEP_MM:
+            last += 1
+        shown.append(slices[last])
+    return list(slices[: last + 1]), shown
+
+
+def interpolated(values: Tensor, ct: CTVolume, shown: Sequence[int], slices: Sequence[int]) -> Tensor:
+    """(shown, 1, H, W) of the slices that were shown → (slices, 1, H, W): linear in the height of the slices, which lie between them."""
+    if len(shown) == len(slices):
+        return values
+    heights = _heights(ct)
+    weights = [np.interp(heights[list(slices)], heights[list(shown)], one) for one in np.eye(len(shown))]
+    return torch.tensordot(torch.from_numpy(np.stack(weights, axis=1)).to(values), values, dims=1)
+
+
+def _heights(ct: CTVolume) -> np.ndarray:
+    """mm above the first slice."""
+    return np.concatenate(([0.0], np.cumsum(ct.gaps_mm)))
+
+
 def _is_thin(ct: CTVolume) -> bool:
     return len(ct.gaps_mm) > 1 and float(np.median(ct.gaps_mm)) < THIN_MM
 
 
 def _slabs(ct: CTVolume, slices: Slices, head: HeadWindow) -> np.ndarray:
     """(n, rows, columns) float32 HU of the head's window, each slice with its neighbours within three σ."""
-    heights = np.concatenate(([0.0], np.cumsum(ct.gaps_mm)))
+    heights = _heights(ct)
     away = np.abs(heights[_index(slices)][:, None] - heights)
     weights = np.where(away <= 3 * SLAB_MM, np.exp(-0.5 * (away / SLAB_MM) ** 2), 0.0)
     weights /= weights.sum(axis=1, keepdims=True)

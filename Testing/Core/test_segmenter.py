@@ -225,6 +225,23 @@ def test_empty_mask_has_no_findings(bleeding: CTVolume) -> None:
     assert bounding_box(empty) is None and extent_mm(empty, bleeding) is None and slice_findings(empty, bleeding) == ()
 
 
+def test_a_thin_scan_shows_the_network_half_of_its_slices_and_keeps_its_result(base: ModelInfo, monkeypatch: pytest.MonkeyPatch) -> None:
+    thin = sitk.GetImageFromArray(np.repeat(head(BLEED, noise=0.0), 16, axis=0))
+    thin.SetSpacing((*SPACING[:0:-1], 0.5))
+    ct, counts, masks = ct_from_image(thin), [], []
+    for step in (0.0, slices.STEP_MM):
+        monkeypatch.setattr(slices, "STEP_MM", step)
+        run, seen = segmenter(base), []
+        whole = run._probabilities
+        monkeypatch.setattr(run, "_probabilities", lambda x, whole=whole, seen=seen: seen.append(len(x)) or whole(x))
+        masks.append(run.segment(ct).mask[112:192, 32:46, 30:43])  # around the bleed: the boxy skull's own edge is another matter
+        counts.append(sum(seen))
+    plain, sparse = masks
+    assert 0.5 * counts[0] <= counts[1] < 0.6 * counts[0]
+    assert plain.sum() == pytest.approx(90 * 16, rel=0.1) and sparse.sum() == pytest.approx(plain.sum(), rel=0.03)
+    assert 2 * (plain & sparse).sum() > 0.97 * (plain.sum() + sparse.sum())
+
+
 def test_memory_that_does_not_suffice_makes_the_batch_smaller(base: ModelInfo, bleeding: CTVolume, monkeypatch: pytest.MonkeyPatch) -> None:
     run = segmenter(base)
     whole = run._probabilities

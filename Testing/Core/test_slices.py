@@ -18,10 +18,12 @@ from SAHLoRALib.slices import (
     brain_window,
     from_network,
     head_window,
+    interpolated,
     intracranial,
     mask_to_network,
     normalise,
     slice_areas_cm2,
+    slices_to_see,
     to_network,
     volume_ml,
 )
@@ -190,6 +192,27 @@ def test_thin_slices_become_slabs_and_thick_ones_stay_as_they_are() -> None:
     step = replace(thin, hu=np.repeat((np.arange(24) >= 12).astype(np.float32), 8000).reshape(thin.shape) * 100)
     profile = to_network(step, grid, None, window).mean(dim=(1, 2, 3)).numpy()
     assert profile[0] == 0 and profile[-1] == pytest.approx(100) and 20 < profile[11] < 50 < profile[12] < 80 and (np.diff(profile) >= -1e-4).all()
+
+
+def test_of_thin_slices_the_network_sees_as_few_as_suffice_and_of_thick_ones_all() -> None:
+    half, thick = _volume(np.arange(24) * 0.5), _volume(np.arange(24) * 3.0)
+    assert slices_to_see(thick, range(3, 20), 8) == (list(range(3, 11)), list(range(3, 11)))
+    assert slices_to_see(_volume(np.arange(24) * 1.0), range(24), 5) == (list(range(5)), list(range(5)))
+    assert slices_to_see(half, range(24), 4) == (list(range(7)), [0, 2, 4, 6])
+    assert slices_to_see(half, range(20, 24), 8) == ([20, 21, 22, 23], [20, 22, 23])  # the last one too
+    assert slices_to_see(half, [0, 1, 2, 9, 10], 8) == ([0, 1, 2, 9, 10], [0, 2, 9, 10])  # nothing is bridged
+    assert slices_to_see(half, [5], 8) == ([5], [5]) and slices_to_see(half, [5, 6], 1) == ([5], [5])
+    uneven = _volume(np.concatenate((np.arange(8) * 0.4, 2.8 + np.arange(1, 7) * 1.1)))  # 0.4 mm, then 1.1 mm
+    assert slices_to_see(uneven, range(14), 6) == (list(range(10)), [0, 3, 6, 7, 8, 9])
+
+
+def test_slices_between_those_seen_take_their_values_by_height() -> None:
+    ct = _volume(np.array([0.0, 0.5, 1.1, 1.4, 2.0]))
+    seen = torch.tensor([0.0, 1.0, 0.4])[:, None, None, None].expand(3, 1, 2, 2)
+    found = interpolated(seen, ct, [0, 2, 4], range(5))
+    assert found.shape == (5, 1, 2, 2)
+    np.testing.assert_allclose(found[:, 0, 0, 0], [0.0, 0.5 / 1.1, 1.0, 1.0 - 0.6 * 0.3 / 0.9, 0.4], atol=1e-6)
+    assert interpolated(seen, ct, [0, 2, 4], [0, 2, 4]) is seen
 
 
 def test_metal_is_clipped_before_it_smears() -> None:
