@@ -172,28 +172,17 @@ def slices_to_see(ct: CTVolume, slices: Sequence[int], most: int) -> tuple[list[
     """
     if not _is_thin(ct):
         return list(slices[:most]), list(slices[:most])
-    heights = _heights(ct)
-    shown, last = [slices[0]], 0
-    while len(shown) < most and last + 1 < len(slices):
-        last += 1
-        while last + 1 < len(slices) and heights[slices[last + 1]] - heights[shown[-1]] <= STEP_MM:
-            last += 1
-        shown.append(slices[last])
-    return list(slices[: last + 1]), shown
+    shown = ct.spaced(slices, STEP_MM, most)
+    return [k for k in slices if k <= shown[-1]], shown
 
 
 def interpolated(values: Tensor, ct: CTVolume, shown: Sequence[int], slices: Sequence[int]) -> Tensor:
     """(shown, 1, H, W) of the slices that were shown → (slices, 1, H, W): linear in the height of the slices, which lie between them."""
     if len(shown) == len(slices):
         return values
-    heights = _heights(ct)
+    heights = ct.heights_mm
     weights = [np.interp(heights[list(slices)], heights[list(shown)], one) for one in np.eye(len(shown))]
     return torch.tensordot(torch.from_numpy(np.stack(weights, axis=1)).to(values), values, dims=1)
-
-
-def _heights(ct: CTVolume) -> np.ndarray:
-    """mm above the first slice."""
-    return np.concatenate(([0.0], np.cumsum(ct.gaps_mm)))
 
 
 def _is_thin(ct: CTVolume) -> bool:
@@ -202,8 +191,7 @@ def _is_thin(ct: CTVolume) -> bool:
 
 def _slabs(ct: CTVolume, slices: Slices, head: HeadWindow) -> np.ndarray:
     """(n, rows, columns) float32 HU of the head's window, each slice with its neighbours within three σ."""
-    heights = _heights(ct)
-    away = np.abs(heights[_index(slices)][:, None] - heights)
+    away = np.abs(ct.heights_mm[_index(slices)][:, None] - ct.heights_mm)
     weights = np.where(away <= 3 * SLAB_MM, np.exp(-0.5 * (away / SLAB_MM) ** 2), 0.0)
     weights /= weights.sum(axis=1, keepdims=True)
     used = np.flatnonzero(weights.any(axis=0))

@@ -8,6 +8,7 @@ remembers how the array lay in the input, so that a mask returns to exactly that
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -144,6 +145,21 @@ class CTVolume:
     def gaps_mm(self) -> np.ndarray:
         """(slices - 1,) mm between neighbouring slices, perpendicular to them."""
         return np.diff(self.positions @ self.normal)
+
+    @cached_property
+    def heights_mm(self) -> np.ndarray:
+        """(slices,) mm above the first slice, perpendicular to them."""
+        return np.concatenate(([0.0], np.cumsum(self.gaps_mm)))
+
+    def spaced(self, slices: Sequence[int], apart_mm: float, most: int | None = None) -> list[int]:
+        """Of slices (rising) the first, the last and as few between as lie no more than apart_mm apart where they can; at most `most`, the lowest."""
+        chosen, last = [slices[0]], 0
+        while last + 1 < len(slices) and (most is None or len(chosen) < most):
+            last += 1
+            while last + 1 < len(slices) and self.heights_mm[slices[last + 1]] - self.heights_mm[chosen[-1]] <= apart_mm:
+                last += 1
+            chosen.append(slices[last])
+        return chosen
 
     @cached_property
     def slice_thicknesses(self) -> np.ndarray:

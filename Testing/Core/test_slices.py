@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from SAHLoRALib import skull
 from SAHLoRALib.ct import CTVolume, Storage, ct_from_image
 from SAHLoRALib.errors import ConfigError
 from SAHLoRALib.skull import close, convex_hull
@@ -333,6 +334,19 @@ def test_blood_at_the_inner_table_stays_and_scalp_blood_goes(values: object) -> 
     assert _share(inside, ellipsoid(points, BRAIN) & middle) > 0.99
     assert not inside[_scalp_blood(points)].any()
     assert _share(inside, ellipsoid(points, SCALP) & ~ellipsoid(points, SKULL)) < 0.01
+
+
+def test_of_thin_slices_only_some_are_outlined_and_the_inside_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    ct = _volume(np.arange(-66.0, 66.5, 0.5), tilt=12.0, shape=(65, 55), spacing=(3.2, 3.2), values=_with_blood)
+    counted: list[int] = []
+    outlines = skull._outlines
+    monkeypatch.setattr(skull, "_outlines", lambda hu, spacing: counted.append(1) or outlines(hu, spacing))
+    found, few = intracranial(ct), len(counted)
+    monkeypatch.setattr(skull, "_APART_MM", 0.0)
+    plain = intracranial(ct)
+    assert few < 0.55 * (len(counted) - few)
+    assert (found != plain).sum() < 0.005 * plain.sum()
+    assert _share(found, _crescent(_points(ct)) & (abs(_points(ct)[..., 2]) < 45)) > 0.97
 
 
 def _with_face(points: np.ndarray) -> np.ndarray:
