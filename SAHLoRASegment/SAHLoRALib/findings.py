@@ -1,4 +1,4 @@
-"""What there is in a mask: pieces with their true volumes, slices, extent; and the removal of specks and of the vault's edge."""
+"""What there is in a mask: pieces with their true volumes, slices, extent; and the removal of specks and the vault's edge."""
 
 from __future__ import annotations
 
@@ -36,10 +36,14 @@ class SliceFinding:
     ml: float
 
 
-def remove_specks(mask: np.ndarray, ct: CTVolume, smallest_ml: float) -> tuple[np.ndarray, tuple[Component, ...]]:
-    """The mask (slices, rows, columns) without pieces below smallest_ml, and the pieces that stay, the largest first.
+def tidied(mask: np.ndarray, ct: CTVolume, smallest_ml: float) -> tuple[np.ndarray, tuple[Component, ...]]:
+    """The mask (slices, rows, columns) without specks and the vault's edge, and the pieces that stay, the largest first.
 
-    Voxels belong together over faces, edges and corners. Volumes are those of the true slice positions.
+    Voxels belong together over faces, edges and corners. Specks are pieces below smallest_ml, by the true slice positions. The vault's edge are
+    pieces nearly all of which (`COVERED`) lies below bone or air of the next slice: where a slice cuts the vault at a slant, bone shares its voxels
+    with brain and fluid, which is then as bright as blood. A thin subdural beside the slant has bone above it too, but not above most of it. Ours:
+    false pieces of the one real scan at hand lay below bone by 0.91 and more, subdurals of synthetic TBI (training and validation heads) by up to
+    0.73.
     """
     from scipy import ndimage
 
@@ -48,21 +52,23 @@ def remove_specks(mask: np.ndarray, ct: CTVolume, smallest_ml: float) -> tuple[n
     if box is None:
         return result, ()
     labels, count = ndimage.label(mask[box], np.ones((3, 3, 3)))
-    ml = np.zeros(count + 1)
+    ml, voxels, covered = np.zeros((3, count + 1))
     moments = np.zeros((3, count + 1))  # mL times slice, row, column
-    for k, plane in enumerate(labels):  # one at a time: the indices of all voxels would need more memory than the scan
+    for k, plane in enumerate(labels, start=box[0].start):  # one at a time: the indices of all voxels would need more memory than the scan
         where = np.nonzero(plane)
         found, place = np.unique(plane[where], return_inverse=True)
-        voxel_ml = ct.voxel_volumes_ml[box[0].start + k]
+        voxel_ml = ct.voxel_volumes_ml[k]
         count_here = np.bincount(place, minlength=len(found))
+        voxels[found] += count_here
         ml[found] += count_here * voxel_ml
-        moments[0, found] += count_here * voxel_ml * (box[0].start + k)
+        moments[0, found] += count_here * voxel_ml * k
         for axis in (0, 1):
             moments[axis + 1, found] += np.bincount(place, where[axis] + box[axis + 1].start, len(found)) * voxel_ml
-    keep = ml >= smallest_ml * (1.0 - 1e-9)
-    keep[0] = False
-    for k, plane in enumerate(labels):
-        result[box[0].start + k, box[1], box[2]] = keep[plane]
+        if k + 1 < len(mask):
+            above = ct.hu[k + 1, box[1], box[2]][where]
+            covered[found] += np.bincount(place[(above > BONE_HU) | (above < OUTSIDE_HU)], minlength=len(found))
+    keep = (ml >= smallest_ml * (1.0 - 1e-9)) & (covered < COVERED * voxels)  # False for label 0, of which nothing is counted
+    result[box] = keep[labels]
     pieces = []
     ends = ndimage.find_objects(labels)
     for n in np.flatnonzero(keep):
@@ -72,32 +78,6 @@ def remove_specks(mask: np.ndarray, ct: CTVolume, smallest_ml: float) -> tuple[n
         first = box[0].start + extent.start + 1
         pieces.append(Component(float(ml[n]), (first, first + extent.stop - extent.start - 1), (float(lps[0]), float(lps[1]), float(lps[2]))))
     return result, tuple(sorted(pieces, key=lambda piece: -piece.ml))
-
-
-def remove_vault_edge(mask: np.ndarray, ct: CTVolume) -> np.ndarray:
-    """The mask (slices, rows, columns) without the vault's edge: pieces nearly all of which (`COVERED`) lies below bone or air of the next.
-
-    Where a slice cuts the vault at a slant, bone shares its voxels with brain and fluid, which is then as bright as blood. A thin subdural beside the
-    slant has bone above it too, but not above most of it. Ours: false pieces of the one real scan at hand lay below bone by 0.91 and more, subdurals
-    of synthetic TBI (training and validation heads) by up to 0.73.
-    """
-    from scipy import ndimage
-
-    box = bounding_box(mask)
-    if box is None:
-        return mask
-    labels, count = ndimage.label(mask[box], np.ones((3, 3, 3)))
-    voxels, covered = np.zeros((2, count + 1))
-    for k, plane in enumerate(labels, start=box[0].start):
-        held = plane > 0
-        voxels += np.bincount(plane[held], minlength=count + 1)
-        if k + 1 < len(mask):
-            above = ct.hu[k + 1, box[1], box[2]]
-            covered += np.bincount(plane[held & ((above > BONE_HU) | (above < OUTSIDE_HU))], minlength=count + 1)
-    keep = covered < COVERED * voxels  # False for label 0, of which nothing is counted
-    result = np.zeros_like(mask)
-    result[box] = keep[labels]
-    return result
 
 
 def slice_findings(mask: np.ndarray, ct: CTVolume) -> tuple[SliceFinding, ...]:

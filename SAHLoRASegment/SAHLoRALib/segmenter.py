@@ -159,7 +159,7 @@ class Segmenter:
 
     def segment(self, ct: CTVolume, events: Events | None = None, keep_probability: bool = False) -> Segmentation:
         """Segment one scan. Raises Cancelled between chunks, ConfigError where the device's memory does not suffice for one slice."""
-        from .findings import remove_specks, remove_vault_edge
+        from .findings import tidied
         from .slices import brain_window, head_window, intracranial, slices_to_see, volume_ml
 
         start = time.monotonic()
@@ -190,7 +190,7 @@ class Segmenter:
             done += len(chunk)
             events.check_cancel()
         del inside
-        mask, pieces = remove_specks(remove_vault_edge(mask, ct), ct, self.config.smallest_ml)
+        mask, pieces = tidied(mask, ct, self.config.smallest_ml)
         events.progress("Segmenting", 1.0, 1.0)
         report = self._report(ct, mask, pieces, volume_ml(mask, ct), tuple(warnings), time.monotonic() - start)
         return Segmentation(mask, probability, report)

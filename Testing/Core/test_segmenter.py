@@ -15,7 +15,7 @@ from SAHLoRALib.catalogue import Catalogue
 from SAHLoRALib.ct import CTVolume, ct_from_image, read_ct, write_segmentation
 from SAHLoRALib.errors import Cancelled, ConfigError, ModelError
 from SAHLoRALib.events import Events
-from SAHLoRALib.findings import bounding_box, extent_mm, remove_specks, remove_vault_edge, slice_findings
+from SAHLoRALib.findings import bounding_box, extent_mm, slice_findings, tidied
 from SAHLoRALib.network import MultiViewUnet
 from SAHLoRALib.segmenter import SegmentConfig, Segmenter, choose_models
 from SAHLoRALib.slices import intracranial, volume_ml
@@ -164,11 +164,8 @@ def under_bone(slices: int, hu: float, free: int = 0) -> tuple[np.ndarray, CTVol
 )
 def test_a_bright_rim_below_the_slanted_vault_goes_and_a_thin_subdural_beside_it_stays(slices: int, hu: float, free: int, stays: bool) -> None:
     piece, ct = under_bone(slices, hu, free)
-    assert np.array_equal(remove_vault_edge(piece, ct), piece if stays else np.zeros_like(piece))
-
-
-def test_an_empty_mask_has_no_edge_to_remove(bleeding: CTVolume) -> None:
-    assert not remove_vault_edge(np.zeros(bleeding.shape, bool), bleeding).any()
+    kept, pieces = tidied(piece, ct, 0.0)
+    assert np.array_equal(kept, piece if stays else np.zeros_like(piece)) and len(pieces) == stays
 
 
 def test_nothing_is_drawn_outside_the_skull(base: ModelInfo) -> None:
@@ -206,22 +203,23 @@ def test_specks_are_judged_by_their_true_volume(bleeding: CTVolume) -> None:
     z = np.cumsum([0.0] + [3.0] * 8 + [9.0] * 9)
     ct = replace(bleeding, positions=bleeding.positions[0] + z[:, None] * np.array([0.0, 0.0, 1.0]))
     low, high = box(((3, 30, 30), (1, 2, 2))), box(((13, 30, 30), (1, 2, 2)))
-    kept, pieces = remove_specks(low | high, ct, 0.1)
+    kept, pieces = tidied(low | high, ct, 0.1)
     assert np.array_equal(kept, high) and [piece.ml for piece in pieces] == [pytest.approx(0.225)]
-    kept, pieces = remove_specks(low | high, ct, 0.075)
+    kept, pieces = tidied(low | high, ct, 0.075)
     assert np.array_equal(kept, low | high) and [round(piece.ml, 6) for piece in pieces] == [0.225, 0.075]
-    kept, pieces = remove_specks(low | high, ct, 0.3)
+    kept, pieces = tidied(low | high, ct, 0.3)
     assert not kept.any() and pieces == ()
 
 
 def test_voxels_that_touch_at_a_corner_are_one_piece(bleeding: CTVolume) -> None:
     touching = box(((5, 30, 30), (1, 1, 1))) | box(((6, 31, 31), (1, 1, 1)))
     apart = box(((5, 30, 30), (1, 1, 1))) | box(((6, 32, 31), (1, 1, 1)))
-    assert len(remove_specks(touching, bleeding, 0.0)[1]) == 1 and len(remove_specks(apart, bleeding, 0.0)[1]) == 2
+    assert len(tidied(touching, bleeding, 0.0)[1]) == 1 and len(tidied(apart, bleeding, 0.0)[1]) == 2
 
 
 def test_empty_mask_has_no_findings(bleeding: CTVolume) -> None:
     empty = np.zeros(bleeding.shape, bool)
+    assert not tidied(empty, bleeding, 0.0)[0].any() and tidied(empty, bleeding, 0.0)[1] == ()
     assert bounding_box(empty) is None and extent_mm(empty, bleeding) is None and slice_findings(empty, bleeding) == ()
 
 
