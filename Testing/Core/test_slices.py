@@ -207,12 +207,15 @@ def test_of_thin_slices_the_network_sees_as_few_as_suffice_and_of_thick_ones_all
     assert slices_to_see(uneven, range(14), 6) == (list(range(10)), [0, 3, 6, 7, 8, 9])
 
 
-def test_slices_between_those_seen_take_their_values_by_height() -> None:
+def test_between_slices_that_were_seen_logits_are_linear_in_the_height() -> None:
     ct = _volume(np.array([0.0, 0.5, 1.1, 1.4, 2.0]))
-    seen = torch.tensor([0.0, 1.0, 0.4])[:, None, None, None].expand(3, 1, 2, 2)
+    logits = torch.tensor([-2.0, 3.0, 0.0])
+    seen = logits.sigmoid()[:, None, None, None].expand(3, 1, 2, 2)
     found = interpolated(seen, ct, [0, 2, 4], range(5))
-    assert found.shape == (5, 1, 2, 2)
-    np.testing.assert_allclose(found[:, 0, 0, 0], [0.0, 0.5 / 1.1, 1.0, 1.0 - 0.6 * 0.3 / 0.9, 0.4], atol=1e-6)
+    assert found.shape == (5, 1, 2, 2) and torch.equal(found[:, 0, 0, 0], found[:, 0, 1, 1])
+    np.testing.assert_allclose(found[:, 0, 0, 0].logit(), [-2.0, -2.0 + 5.0 * 0.5 / 1.1, 3.0, 3.0 - 3.0 * 0.3 / 0.9, 0.0], atol=1e-5)
+    certain = interpolated(torch.tensor([0.0, 1.0])[:, None, None, None], ct, [0, 2], range(3))
+    assert torch.isfinite(certain).all() and certain[0] < 1e-3 and certain[2] > 0.999
     assert interpolated(seen, ct, [0, 2, 4], [0, 2, 4]) is seen
 
 
