@@ -9,10 +9,11 @@
 # The adapters start from the base that comes along, whose own six stages its card tells. BASE=new trains a base from scratch first, on a GPU: 0.05 s a
 # step on an NVIDIA H100, seven minutes in all; on two cores fifteen hours, reckoned from 1.7 s for a step of 16 slices. Stopped at step 5500 it had a
 # validation Dice of 0.67 where the one that comes along has 0.61, but drew 6.9 mL of false blood into the one real scan (0.2 mL), so it was left.
-# Without it the whole takes about two hours on two cores (a step of an adapter 2.2 s; on a processor without AVX-512 7.5 s). The same seeds give the
+# Without it the whole takes about two hours on two cores (a step of an adapter 1.7 to 2.2 s; on a processor without AVX-512 7.5 s). The same seeds give the
 # same cases on any machine (seen on two); weights and figures differ a little between devices and versions of PyTorch.
-# The adapters that come along were trained on the phantom of git a66ec92, whose tentorium was thicker; going on from them for 240 steps on today's
-# cases changed nothing (validation Dice 0.746 after 0.745, 0.752 after 0.747), so they stay, measured on today's.
+# asah-cp-lora comes from these commands on today's phantom. The other two were trained on the phantom of git a66ec92, whose tentorium was thicker,
+# and are measured on today's cases. Trained anew, asah-conv-lora did no better on them (Dice 0.66 after 0.66) and drew 0.6 mL of false blood into
+# the one real scan where the one that stays draws 0.2; all-conv-lora was not trained anew.
 set -eu
 fail() { echo "$1" >&2; exit 2; }
 [ -n "${HEADS:-}" ] || fail "HEADS is not set: name the folder of the label maps that the heads are made from, such as make models HEADS=heads."
