@@ -174,7 +174,7 @@ def _regions(ct: CTVolume) -> np.ndarray:
     """Bool like ct.hu, which is coarse: the outline of every slice. Begins in the slice with the largest inside, goes up and down from there."""
     coarse, spacing = ct.hu, ct.spacing
     regions = np.zeros(coarse.shape, bool)
-    heights = ct.positions @ ct.normal
+    heights = ct.heights_mm
     with_bone = np.flatnonzero((coarse > BONE_HU).sum(axis=(1, 2)) * spacing[0] * spacing[1] > 200.0)
     if len(with_bone) == 0:
         return regions

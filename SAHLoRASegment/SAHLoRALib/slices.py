@@ -43,7 +43,7 @@ METAL_HU = 3071.0
 #: Slices nearer to each other than THIN_MM (median) are noisier than any that the models have seen: each becomes the mean of a slab, weighted by
 #: a Gaussian of SLAB_MM (σ; 1.9 mm wide at half its height). At 17 HU of noise in slices of 1 mm the base finds nothing without it.
 THIN_MM, SLAB_MM = 1.6, 0.8
-#: So wide are slabs that the network need not see one for every slice: between two of them, at most STEP_MM apart, probabilities are interpolated.
+#: So wide are slabs that the network need not see one for every slice: between two of them, at most STEP_MM apart, its logits are interpolated.
 STEP_MM = 1.25
 
 ArrayOrTensor = TypeVar("ArrayOrTensor", np.ndarray, Tensor)
@@ -170,9 +170,7 @@ def slices_to_see(ct: CTVolume, slices: Sequence[int], most: int) -> tuple[list[
 
     Thick slices are all shown; of thin ones the first and the last, and as few between as lie no more than `STEP_MM` apart.
     """
-    if not _is_thin(ct):
-        return list(slices[:most]), list(slices[:most])
-    shown = ct.spaced(slices, STEP_MM, most)
+    shown = ct.spaced(slices, STEP_MM, most) if _is_thin(ct) else list(slices[:most])
     return [k for k in slices if k <= shown[-1]], shown
 
 
