@@ -53,7 +53,10 @@ class CachedCase:
 
 
 class SliceCache:
-    """Cases on one network grid. `positives` and `negatives` are (case, slice) pairs in the order of the cases."""
+    """Cases on one network grid. `positives` and `negatives` are (case, slice) pairs in the order of the cases.
+
+    bleeding: the positives again, a list for each case that has any.
+    """
 
     def __init__(self, cases: Iterable[CachedCase], grid: PixelGrid) -> None:
         self.cases = tuple(cases)
@@ -61,6 +64,7 @@ class SliceCache:
         index = [(c, k, bool(positive)) for c, case in enumerate(self.cases) for k, positive in enumerate(case.positive)]
         self.positives = [(c, k) for c, k, positive in index if positive]
         self.negatives = [(c, k) for c, k, positive in index if not positive]
+        self.bleeding = [slices for slices in ([pair for pair in self.positives if pair[0] == c] for c in range(len(self.cases))) if slices]
 
     @classmethod
     def read(
@@ -108,10 +112,11 @@ class SliceCache:
             sha.update(case.hu.flatten(1).sum(dim=1, dtype=torch.int64).numpy().tobytes())
         return sha.hexdigest()[:16]
 
-    def draw(self, seed: int, step: int, batch: int, positive_share: float) -> list[tuple[int, int]]:
+    def draw(self, seed: int, step: int, batch: int, positive_share: float, by: str = "slice") -> list[tuple[int, int]]:
         """The (case, slice) pairs of a step, positive and negative alternating; a pure function of its arguments.
 
         Positives come round in shuffled passes, negatives in passes of their own. Where there are no slices of a kind, the other fills the batch.
+        by: a pass of positives has every slice once (slice), or one slice of every case that bleeds (case), a case's slices taking turns.
         """
         wanted = min(batch, max(1, round(batch * positive_share))) if positive_share > 0 else 0
         if not self.negatives:
@@ -119,12 +124,20 @@ class SliceCache:
         elif not self.positives:
             wanted = 0
         drawn = [
-            [slices[_shuffled(len(slices), i, seed, kind)] for i in range(step * count, (step + 1) * count)]
-            for kind, (slices, count) in enumerate(((self.positives, wanted), (self.negatives, batch - wanted)))
+            [pick(slices, i, seed, kind) for i in range(step * count, (step + 1) * count)]
+            for kind, (pick, slices, count) in enumerate(
+                ((self._pick_by_case if by == "case" else _pick, self.positives, wanted), (_pick, self.negatives, batch - wanted))
+            )
         ]
         # Spread evenly, so that any part of the batch (a process's share) has both kinds.
         places = sorted(((i + 0.5) / len(group), kind, pair) for kind, group in enumerate(drawn) for i, pair in enumerate(group))
         return [pair for _, _, pair in places]
+
+    def _pick_by_case(self, _: list[tuple[int, int]], i: int, seed: int, kind: int) -> tuple[int, int]:
+        """Element i of an endless sequence of passes over the cases that bleed."""
+        turn = i // len(self.bleeding)
+        slices = self.bleeding[_shuffled(len(self.bleeding), i, seed, kind)]
+        return slices[_shuffled(len(slices), turn, seed, 2 + slices[0][0])]
 
     def gather(self, pairs: list[tuple[int, int]]) -> tuple[Tensor, Tensor, Tensor]:
         """hu (n, 1, H, W) float32, HU; blood (n, 1, H, W) float32 in [0, 1]; sizes (n, 2) rows and columns of each before padding with air."""
@@ -170,6 +183,10 @@ def seeded(seed: int, *parts: int, device: torch.device | str = "cpu") -> torch.
     """A generator for one place of the work, for instance (seed, step, slice); places do not overlap."""
     state = int(np.random.SeedSequence((seed, *parts)).generate_state(1, np.uint64)[0]) >> 1
     return torch.Generator(device).manual_seed(state)
+
+
+def _pick(slices: list[tuple[int, int]], i: int, seed: int, kind: int) -> tuple[int, int]:
+    return slices[_shuffled(len(slices), i, seed, kind)]
 
 
 def _shuffled(count: int, i: int, seed: int, kind: int) -> int:

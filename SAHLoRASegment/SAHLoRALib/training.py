@@ -217,7 +217,7 @@ class _Run:
         """This process's part of a step's slices: a pure function of seed and step."""
         config, device = self.config, self.compute.device
         part = self.group.share(config.batch)
-        hu, blood, sizes = self.train.gather(self.train.draw(config.seed, step, config.batch, config.positive_share)[part])
+        hu, blood, sizes = self.train.gather(self.train.draw(config.seed, step, config.batch, config.positive_share, config.draw_by)[part])
         if device.type == "cuda":
             hu, blood = hu.pin_memory(), blood.pin_memory()
         seeds = [(config.seed, 2, step, i) for i in range(config.batch)][part]

@@ -18,6 +18,7 @@ from .slices import PixelGrid
 from .strategies import strategy_modules
 
 SCHEDULES = ("cosine", "constant")
+DRAWN_BY = ("slice", "case")
 
 #: Settings that say how, not what: a checkpoint goes on when they differ.
 _FREE = ("device", "threads", "memory_gb", "checkpoint_seconds")
@@ -58,6 +59,9 @@ class TrainingConfig:
     """Slices of a step, over all processes."""
     positive_share: float = 0.5
     """Share of them with blood."""
+    draw_by: str = "slice"
+    """How slices with blood are drawn: slice, each as often as any other; case, each case as often as any other, so that cases of little blood,
+    which stands on few slices, count as much as in the mean over patients."""
     crop: tuple[int, int] = (208, 176)
     """Rows and columns of a training slice, network pixels."""
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -84,7 +88,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if self.strategy not in ("scratch", "adapter"):
             strategy_modules(self.strategy)
-        for name, known in (("schedule", SCHEDULES), ("loss", LOSSES), ("precision", PRECISIONS)):
+        for name, known in (("schedule", SCHEDULES), ("draw_by", DRAWN_BY), ("loss", LOSSES), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
                 raise ConfigError(f"Unknown {name} {getattr(self, name)!r}; known are {', '.join(known)}.")
         if self.device.partition(":")[0] not in DEVICES:
@@ -158,6 +162,8 @@ class TrainingConfig:
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with: all but the settings that say how."""
         values = {name: value for name, value in self.as_dict().items() if name not in _FREE} | {"learning_rate": self.rate}
+        if self.draw_by == "slice":  # trainings from before there was a choice go on
+            values.pop("draw_by")
         if self.strategy != "adapter":
             values.pop("adapter")
         elif self.adapter.strength == 1:  # trainings from before it could be another go on

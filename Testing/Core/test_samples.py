@@ -135,3 +135,15 @@ def test_reading_stops_when_asked():
     events.cancel()
     with pytest.raises(Cancelled):
         SliceCache.read([case(BLEED)], GRID, events=events)
+
+
+def test_drawn_by_case_every_bleeding_case_comes_as_often_and_shows_all_its_slices():
+    cache = SliceCache([made("much", [0, 1, 2, 3]), made("clean", []), made("little", [5])], GRID)
+    drawn = [cache.draw(1, step, 4, 0.5, by="case") for step in range(8)]
+    seen = [pair for pairs in drawn for pair in pairs if pair in cache.positives]
+    assert [sorted({c for c, _ in seen[i : i + 2]}) for i in range(0, 16, 2)] == [[0, 2]] * 8
+    for start in (0, 8):
+        assert sorted(k for c, k in seen[start : start + 8] if c == 0) == [0, 1, 2, 3]
+    by_slice = [cache.draw(1, step, 4, 0.5) for step in range(8)]
+    assert [[p for p in pairs if p in cache.negatives] for pairs in drawn] == [[p for p in pairs if p in cache.negatives] for pairs in by_slice]
+    assert cache.draw(1, 6, 4, 0.5, by="case") == drawn[6] != cache.draw(2, 6, 4, 0.5, by="case")

@@ -130,6 +130,13 @@ def test_each_method_learns_at_its_own_rate_unless_one_is_given():
     assert cp.identity() == replace(cp, learning_rate=cp.rate).identity() != replace(cp, learning_rate=0.2).identity()
 
 
+def test_drawing_by_case_is_another_training(tmp_path, train, validation):
+    by_case = replace(SMALL, draw_by="case")
+    assert "draw_by" not in SMALL.identity() and by_case.identity()["draw_by"] == "case"
+    losses = [[entry["loss"] for entry in fit(c, train, validation, folder=tmp_path / c.draw_by).history] for c in (SMALL, by_case)]
+    assert losses[0] != losses[1]
+
+
 def test_the_learning_rate_rises_and_falls():
     rates = [SMALL.rate_at(step, 100) for step in range(100)]
     assert rates[0] < rates[4] == pytest.approx(SMALL.learning_rate) and rates[-1] < 0.02 * SMALL.learning_rate
@@ -149,7 +156,8 @@ def test_a_configuration_survives_json():
     "wrong",
     [
         {"strategy": "elbow"}, {"learning_rate": 0.0}, {"learning_rate": "fast"}, {"batch": 0}, {"epochs": 1.5}, {"ema": 1.0}, {"crop": (30, 20)},
-        {"crop": (8, 32)}, {"loss": "hinge"}, {"schedule": "step"}, {"positive_share": 2.0}, {"device": "tpu"}, {"precision": "int8"}, {"speed": 1},
+        {"crop": (8, 32)}, {"loss": "hinge"}, {"draw_by": "lot"},
+        {"schedule": "step"}, {"positive_share": 2.0}, {"device": "tpu"}, {"precision": "int8"}, {"speed": 1},
         {"augmentation": {"kind": "none", "colour": 1}}, {"network": {"levels": 9}}, {"adapter": {"rank": 0}}, {"crop": 5},
     ],
 )  # fmt: skip
