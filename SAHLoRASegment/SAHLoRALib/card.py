@@ -88,7 +88,7 @@ def card_text(info: ModelInfo, commands: str = "") -> str:
         f"- licence: {info.licence or 'not stated'}; made {info.date[:10]}", "",
         "## Training", "",
         f"{training.get('cases', '?')} cases, {training.get('validation_cases', 'no')} for validation (weights and threshold); "
-        f"{training.get('steps', '?')} steps of {config.get('batch', '?')} slices, learning rate {config.get('learning_rate', '?')}, "
+        f"{training.get('steps', '?')} steps of {config.get('batch', '?')} slices{_drawn(config)}, learning rate {config.get('learning_rate', '?')}, "
         f"loss {config.get('loss', '?')}, augmentation {augmentation.get('kind', '?')} of strength {augmentation.get('strength', '?')}, "
         f"seed {config.get('seed', '?')}; {training.get('trainable', 0):,} numbers learnt "
         f"in {float(training.get('seconds', 0)) / 60:.0f} minutes.",
@@ -112,6 +112,11 @@ def card_text(info: ModelInfo, commands: str = "") -> str:
         lines += ["", "## Scans without haemorrhage", "", "All that is segmented in them is false.", "", *_clean_table(clean, info)]
     lines += ["", "Means over patients with 95 % bootstrap intervals; medians in brackets. Figures on synthetic scans say little about real ones."]
     return "\n".join(lines) + "\n"
+
+
+def _drawn(config: dict[str, Any]) -> str:
+    """How slices with blood were drawn, where it was not each as often as any other."""
+    return " (those with blood drawn by case)" if config.get("draw_by") == "case" else ""
 
 
 def _made_of(training: dict[str, Any]) -> list[str]:

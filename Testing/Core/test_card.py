@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,12 @@ def test_the_base_is_measured_with_a_threshold_from_the_adapters_validation_case
 
 def test_a_card_without_figures_says_so(base):
     assert "No figures on held-out cases have been measured." in card_text(base)
+
+
+def test_a_card_tells_that_slices_were_drawn_by_case(base):
+    by_case = replace(base, training={**base.training, "config": {"batch": 8, "draw_by": "case"}})
+    assert "8 slices (those with blood drawn by case), learning rate" in card_text(by_case)
+    assert "drawn by case" not in card_text(base)
 
 
 def test_the_command_writes_the_card_beside_the_model(base, cases, capsys):
