@@ -125,6 +125,13 @@ def test_what_only_the_bone_beside_it_makes_bright_is_not_outlined():
     assert boxed_film(60.0, 1.0)[1][:, 22:25, 16:48].all()
 
 
+def test_what_is_brighter_than_any_blood_is_left_to_the_bone():
+    ct, mask = boxed_film(75.0, 1.0)
+    shared = (ct.hu > 105) & (ct.hu < 155)  # the bone's edge, a pixel of half a millimetre and a half wide
+    assert shared[:, :, 16:48].any() and not (mask & (ct.hu > 101)).any()
+    assert mask[:, 23:25, 16:48].all()
+
+
 def test_thin_slices_are_noisier_than_thick_ones_of_the_same_hospital():
     drawn = [draw_scanner(np.random.default_rng(seed), site=site) for seed in range(300) for site in "AB"]
     noise = {mm: np.mean([s.noise_hu for s in drawn if s.thickness_mm == mm]) for mm in (1.0, 3.0, 7.0)}

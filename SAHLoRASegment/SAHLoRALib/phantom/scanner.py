@@ -16,8 +16,10 @@ from .fields import Rng
 
 #: What an annotator outlines is brighter than cortex (HU before noise).
 VISIBLE_HU = 40.0
-#: Voxels above this are taken for the bone that blood shares them with.
+#: Of the head's own voxels those above this are bone.
 BONY_HU = 160.0
+#: No blood is brighter (a clot has 60 to 90 HU): where a voxel is, bone shares it, and in the window that brain is read in it looks like bone.
+BRIGHTEST_HU = 100.0
 #: What stands beside blood where the bone is left out: CSF.
 BESIDE_BONE_HU = 10.0
 #: A collection that is nearly all blood is outlined by its shape down to this HU, as dense as brain (blood of mixed age).
@@ -183,14 +185,14 @@ def _outlined(planes: np.ndarray, soft: np.ndarray, blood: np.ndarray, pixel: fl
 
     planes: HU before artefacts and noise. soft: the same without the bone, whose point spread lifts thin films along it above the brain and would
     lift them just as far without blood. blood: share of each voxel that is blood. Thin or thinned blood that does not by itself stand out from the
-    brain cannot be outlined, nor can single pixels; outlines are smooth over most of a millimetre.
+    brain cannot be outlined, nor can what bone makes brighter than any blood, nor single pixels; outlines are smooth over most of a millimetre.
     """
     mask = np.zeros(planes.shape, bool)
     for k in np.nonzero((blood > 0.3).any(axis=(1, 2)))[0]:
         bright = (soft[k] > VISIBLE_HU) | ((soft[k] > COLLECTION_HU) & (blood[k] >= COLLECTION))
-        seen = (blood[k] >= 0.4) & bright & (planes[k] < BONY_HU)
+        seen = (blood[k] >= 0.4) & bright & (planes[k] < BRIGHTEST_HU)
         smooth = ndimage.gaussian_filter(seen.astype(np.float32), 0.7 / pixel, truncate=3) > 0.45
-        smooth &= (planes[k] < BONY_HU) & (blood[k] > 0.1)
+        smooth &= (planes[k] < BRIGHTEST_HU) & (blood[k] > 0.1)
         spots, count = ndimage.label(smooth, structure=np.ones((3, 3), bool))
         if count:
             large = np.bincount(spots.ravel()) * pixel**2 >= SMALLEST_SPOT_MM2
