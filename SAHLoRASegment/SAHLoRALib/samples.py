@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,9 @@ from .volume import AIR_HU, CTVolume
 
 #: What training takes as a case: an object with `read() -> (CTVolume, mask)` such as `cases.Case`, a function like that, or the pair itself.
 Readable = Any
+
+#: What a pass over the slices with blood has once: every slice, or every case that bleeds; see `SliceCache.draw`.
+DRAWN_BY = ("slice", "case")
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +69,7 @@ class SliceCache:
         index = [(c, k, bool(positive)) for c, case in enumerate(self.cases) for k, positive in enumerate(case.positive)]
         self.positives = [(c, k) for c, k, positive in index if positive]
         self.negatives = [(c, k) for c, k, positive in index if not positive]
-        self.bleeding = [slices for slices in ([pair for pair in self.positives if pair[0] == c] for c in range(len(self.cases))) if slices]
+        self.bleeding = [list(slices) for _, slices in groupby(self.positives, key=itemgetter(0))]
 
     @classmethod
     def read(
@@ -123,21 +128,19 @@ class SliceCache:
             wanted = batch
         elif not self.positives:
             wanted = 0
+        first, rest = range(step * wanted, (step + 1) * wanted), range(step * (batch - wanted), (step + 1) * (batch - wanted))
         drawn = [
-            [pick(slices, i, seed, kind) for i in range(step * count, (step + 1) * count)]
-            for kind, (pick, slices, count) in enumerate(
-                ((self._pick_by_case if by == "case" else _pick, self.positives, wanted), (_pick, self.negatives, batch - wanted))
-            )
+            [self._of_next_case(i, seed) if by == "case" else self.positives[_shuffled(len(self.positives), i, seed, 0)] for i in first],
+            [self.negatives[_shuffled(len(self.negatives), i, seed, 1)] for i in rest],
         ]
         # Spread evenly, so that any part of the batch (a process's share) has both kinds.
         places = sorted(((i + 0.5) / len(group), kind, pair) for kind, group in enumerate(drawn) for i, pair in enumerate(group))
         return [pair for _, _, pair in places]
 
-    def _pick_by_case(self, _: list[tuple[int, int]], i: int, seed: int, kind: int) -> tuple[int, int]:
+    def _of_next_case(self, i: int, seed: int) -> tuple[int, int]:
         """Element i of an endless sequence of passes over the cases that bleed."""
-        turn = i // len(self.bleeding)
-        slices = self.bleeding[_shuffled(len(self.bleeding), i, seed, kind)]
-        return slices[_shuffled(len(slices), turn, seed, 2 + slices[0][0])]
+        slices = self.bleeding[_shuffled(len(self.bleeding), i, seed, 0)]
+        return slices[_shuffled(len(slices), i // len(self.bleeding), seed, 2 + slices[0][0])]
 
     def gather(self, pairs: list[tuple[int, int]]) -> tuple[Tensor, Tensor, Tensor]:
         """hu (n, 1, H, W) float32, HU; blood (n, 1, H, W) float32 in [0, 1]; sizes (n, 2) rows and columns of each before padding with air."""
@@ -183,10 +186,6 @@ def seeded(seed: int, *parts: int, device: torch.device | str = "cpu") -> torch.
     """A generator for one place of the work, for instance (seed, step, slice); places do not overlap."""
     state = int(np.random.SeedSequence((seed, *parts)).generate_state(1, np.uint64)[0]) >> 1
     return torch.Generator(device).manual_seed(state)
-
-
-def _pick(slices: list[tuple[int, int]], i: int, seed: int, kind: int) -> tuple[int, int]:
-    return slices[_shuffled(len(slices), i, seed, kind)]
 
 
 def _shuffled(count: int, i: int, seed: int, kind: int) -> int:

@@ -14,11 +14,11 @@ from .errors import ConfigError
 from .loss import LOSSES
 from .methods import FINE_TUNE, SCRATCH, default_rate
 from .network import NetworkConfig
+from .samples import DRAWN_BY
 from .slices import PixelGrid
 from .strategies import strategy_modules
 
 SCHEDULES = ("cosine", "constant")
-DRAWN_BY = ("slice", "case")
 
 #: Settings that say how, not what: a checkpoint goes on when they differ.
 _FREE = ("device", "threads", "memory_gb", "checkpoint_seconds")
