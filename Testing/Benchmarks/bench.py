@@ -71,7 +71,7 @@ _TITLES = {
     "merged": "A forward pass with an adapter merged",
     "training": "A training step at rank {}",
     "feeding": "What feeds a training step, seconds",
-    "peers": "What others take for the scan of {} slices, seconds, beside ours with start-up",
+    "peers": "What others take for the scan of {} slices, seconds, beside ours with start-up, and by a worker that has answered before",
     "by slices": "Slices of 512 × 512, warm",
     "by scans": "Scans of 512 × 512 × 30 in one call",
     "by cases": "Reading training cases of 28 slices",
@@ -84,7 +84,9 @@ def _as_rows(part: str, found: Any, others: dict[str, Any]) -> list[Row]:
         return [{"part": name, **{precision: values[name] for precision, values in found.items()}} for name in names]
     if part.startswith("peers"):
         ours = others.get(part.replace("peers", "segmentation"), {})
-        return [{**row, **{f"times ours in {p}": row["seconds"] / v["cold"] for p, v in ours.items()}, "note": row["note"]} for row in found]
+        measures = (("times ours in {}", "cold"), ("times ours in {} by a warm worker", "second_to_worker"))
+        times = {name.format(precision): values[key] for name, key in measures for precision, values in ours.items()}
+        return [{**row, **{name: row["seconds"] / own for name, own in times.items()}, "note": row["note"]} for row in found]
     if part == "merged":
         return [{"what": name, "seconds": value, "ratio": value / found["base"]} for name, value in found.items()]
     return [{"what": name, "value": value} for name, value in found.items()] if isinstance(found, dict) else found

@@ -60,8 +60,8 @@ def timed(work: Callable[[], Any], repeats: int = 3) -> float:
 
 def taking_turns(works: dict[str, Callable[[], Any]], repeats: int = 3) -> dict[str, float]:
     """`timed` for several that are compared: one run of each in turn, so that what else the machine does meets all alike."""
-    for work in works.values():
-        work()
+    for name, work in works.items():
+        print(f"    {name}: {seconds(work):.2f} s to warm up", flush=True)
     best = dict.fromkeys(works, float("inf"))
     for _ in range(repeats):
         for name, work in works.items():

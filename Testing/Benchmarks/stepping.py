@@ -15,7 +15,7 @@ from SAHLoRALib.adapters import AdapterConfig, attach, trainable_parameters
 from SAHLoRALib.ahead import Feed
 from SAHLoRALib.augment import Batch, augment
 from SAHLoRALib.cases import CaseTable
-from SAHLoRALib.device import bf16_support, peak_memory_mb
+from SAHLoRALib.device import bf16_support, fixed_sizes, peak_memory_mb
 from SAHLoRALib.loss import segmentation_loss
 from SAHLoRALib.network import MultiViewUnet
 from SAHLoRALib.phantom import ScannerConfig, icbm_head, make_case
@@ -77,7 +77,8 @@ def training(rank: int, size: Size) -> list[dict[str, Any]]:
         networks[f"SAHLoRA {method}"] = (network, "")
     for name, wrap, note in peers.ADAPTERS:
         networks[name] = (wrap(peers.plain_with_held_norms(_network()), rank).to(device()), note)
-    found = taking_turns({name: step_of(network, size) for name, (network, _) in networks.items()}, 4)
+    with fixed_sizes():  # as `fit` does
+        found = taking_turns({name: step_of(network, size) for name, (network, _) in networks.items()}, 4)
     fastest = min(found[name] for name, _, _ in peers.ADAPTERS)
     return [
         {
@@ -115,7 +116,8 @@ def feeding(batch: int) -> dict[str, float]:
         return augment(hu.to(device()), blood.to(device()), sizes, seeds, config.crop, config.grid.window, config.augmentation)
 
     step = step_of(network, (batch, 1, *config.crop))
-    found = taking_turns({"slices": lambda: slices(next(numbers)), "step": step})
+    with fixed_sizes():
+        found = taking_turns({"slices": lambda: slices(next(numbers)), "step": step})
     if device().type == "cpu":
         return {"reading_a_case": reading, **found, "share": found["slices"] / (found["slices"] + found["step"])}
     count = 20
@@ -127,8 +129,9 @@ def feeding(batch: int) -> dict[str, float]:
             learn(feed.batch(number))
         feed.close()
 
-    alone = timed(lambda: [step() for _ in range(count)]) / count
-    together = timed(fed) / count
+    with fixed_sizes():
+        alone = timed(lambda: [step() for _ in range(count)]) / count
+        together = timed(fed) / count
     return {"reading_a_case": reading, **found, "step_in_a_row": alone, "fed_step": together, "busy": alone / together}
 
 
