@@ -26,6 +26,7 @@ from .runs import choose_threshold
 from .samples import SliceCache
 from .segmenter import Segmenter
 from .training_config import TrainingConfig
+from .validation import Score
 from .weights import ModelInfo
 
 #: Measures of a card: column of the evaluation → heading.
@@ -81,13 +82,14 @@ def card_text(info: ModelInfo, commands: str = "") -> str:
         f"- network: multi-view Unet, {info.network.described}; pixels of {info.grid.pixel_mm:g} mm; "
         f"HU {info.grid.window[0]:g} to {info.grid.window[1]:g}",
         *([f"- annotated: {_LESIONS[training['lesion']]}"] if training.get("lesion") in _LESIONS else []),
-        f"- threshold on the probability: {info.threshold:g}",
+        f"- threshold on the probability: {info.threshold:g}{_chosen_on(training)}",
         f"- digest: `{info.digest}`",
         *([f"- digest of its base: `{info.base_digest}`"] if info.base_digest else []),
         *_made_of(training),
         f"- licence: {info.licence or 'not stated'}; made {info.date[:10]}", "",
         "## Training", "",
-        f"{training.get('cases', '?')} cases, {training.get('validation_cases', 'no')} for validation (weights and threshold); "
+        f"{training.get('cases', '?')} cases, {training.get('validation_cases', 'no')} for validation "
+        f"({'weights' if 'threshold_chosen' in training else 'weights and threshold'}); "
         f"{training.get('steps', '?')} steps of {config.get('batch', '?')} slices{_drawn(config)}, learning rate {config.get('learning_rate', '?')}, "
         f"loss {config.get('loss', '?')}, augmentation {augmentation.get('kind', '?')} of strength {augmentation.get('strength', '?')}, "
         f"seed {config.get('seed', '?')}; {training.get('trainable', 0):,} numbers learnt "
@@ -112,6 +114,12 @@ def card_text(info: ModelInfo, commands: str = "") -> str:
         lines += ["", "## Scans without haemorrhage", "", "All that is segmented in them is false.", "", *_clean_table(clean, info)]
     lines += ["", "Means over patients with 95 % bootstrap intervals; medians in brackets. Figures on synthetic scans say little about real ones."]
     return "\n".join(lines) + "\n"
+
+
+def _chosen_on(training: dict[str, Any]) -> str:
+    """On what the threshold was chosen, where that was done anew after the training."""
+    told = training.get("threshold_chosen")
+    return f", chosen anew on {told['cases']} validation cases with the digest `{told['cases_digest']}`" if told else ""
 
 
 def _drawn(config: dict[str, Any]) -> str:
@@ -172,11 +180,13 @@ def make_card(
     commands: str = "",
     validation: CaseTable | None = None,
     clean: Mapping[str, CTVolume] | None = None,
+    choose: bool = False,
 ) -> ModelInfo:
     """Measure a model on case tables (title → table), an adapter against its base; record the figures in its header and write its card to `path`.
 
     validation: the cases that chose the adapter's threshold; the base is then measured again with a threshold chosen on them, so that what the
-    adapter gains is not the threshold's. clean: title → scan without haemorrhage, in which all that is segmented is false.
+    adapter gains is not the threshold's. clean: title → scan without haemorrhage, in which all that is segmented is false. choose: the adapter's
+    threshold is chosen anew on `validation` first, and written into its header.
     Raises SAHLoRAError for an adapter without its base, CaseError, ModelError, OutputError, Cancelled.
     """
     from .weights import load_network, record_metrics
@@ -189,15 +199,20 @@ def make_card(
         raise SAHLoRAError(
             f"{info.name} is no adapter, so there is no base beside it whose threshold could be chosen; leave the validation table out."
         )
+    chosen: dict[str, Segmenter] = {}
+    if base is not None and validation is not None:
+        cache = SliceCache.read(validation, base.grid, events=events, stage="reading validation cases")
+        score = choose_threshold(base, cache, TrainingConfig(), events=events)
+        chosen = {"chosen": Segmenter(load_network(base)[0], replace(base, threshold=score.threshold))}
+        if choose:
+            info = _with_threshold(info, choose_threshold(base, cache, TrainingConfig(), events=events, adapter=info), validation, events)
+    elif choose:
+        raise SAHLoRAError("A threshold is chosen on validation cases; name their table with --validation.")
     segmenters = {
         "after": Segmenter(load_network(base, info)[0], base, info) if base is not None and adapts else Segmenter(load_network(info)[0], info)
     }
     if base is not None and adapts:
         segmenters = {"before": Segmenter(load_network(base)[0], base), **segmenters}
-    chosen: dict[str, Segmenter] = {}
-    if base is not None and validation is not None:
-        score = choose_threshold(base, SliceCache.read(validation, base.grid, events=events, stage="reading validation cases"), TrainingConfig())
-        chosen = {"chosen": Segmenter(load_network(base)[0], replace(base, threshold=score.threshold))}
     held: dict[str, Any] = {}
     for title, table in tables.items():
         digest = {"cases_digest": table_digest(case_digests(table, table.check(events)))}
@@ -213,10 +228,16 @@ def make_card(
         title: {which: round(segmenter.segment(ct, events).report.total_ml, 3) for which, segmenter in segmenters.items()}
         for title, ct in (clean or {}).items()
     }
-    if held or false_ml:
+    if held or false_ml or choose:
         info = record_metrics(info, with_clean_scans(with_held_out(info.metrics, held), false_ml))
     write_text(path, card_text(info, commands))
     return info
+
+
+def _with_threshold(adapter: ModelInfo, score: Score, cases: CaseTable, events: Events) -> ModelInfo:
+    """The adapter with the threshold that was chosen on these cases, and a word of it in its header."""
+    told = {"cases": len(cases), "cases_digest": table_digest(case_digests(cases, cases.check(events))), "threshold_in_training": adapter.threshold}
+    return replace(adapter, threshold=score.threshold, training={**adapter.training, "threshold_chosen": told})
 
 
 __all__ = ["card_text", "figures", "make_card", "measure"]

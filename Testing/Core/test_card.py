@@ -14,6 +14,9 @@ from SAHLoRALib.cases import CaseTable
 from SAHLoRALib.cli import main
 from SAHLoRALib.errors import ModelError
 from SAHLoRALib.measured import headline
+from SAHLoRALib.runs import choose_threshold
+from SAHLoRALib.samples import SliceCache
+from SAHLoRALib.training_config import TrainingConfig
 from SAHLoRALib.validation import THRESHOLDS
 from SAHLoRALib.weights import ModelInfo, load_network, read_info, record_metrics, save_adapter
 from tiny_cohort import save_cohort, save_tiny_base
@@ -90,6 +93,23 @@ def test_the_base_is_measured_with_a_threshold_from_the_adapters_validation_case
     assert held["chosen"]["strata"]["all"]["soft_dice"] == held["before"]["strata"]["all"]["soft_dice"]
     capsys.readouterr()
     assert main(["card", str(base.path), "--cases", str(cases), "--validation", str(judged_by)]) == 2 and "is no adapter" in capsys.readouterr().err
+
+
+def test_an_adapters_threshold_is_chosen_anew_on_validation_cases(tmp_path, base, cases, capsys):
+    adapter = some_adapter(base)
+    record_metrics(replace(adapter, threshold=0.999), {})  # nothing is above it
+    judged_by = save_cohort(tmp_path / "validation", (5, 7), ("v0", "v1"))
+    given = ["card", str(adapter.path), "--cases", str(cases), "--title", "heads", "--choose-threshold"]
+    assert main(given) == 2 and "--validation" in capsys.readouterr().err
+    assert read_info(adapter.path).threshold == 0.999
+    assert main([*given, "--validation", str(judged_by)]) == 0
+    again = read_info(adapter.path)
+    cache = SliceCache.read(CaseTable.read(judged_by), base.grid)
+    assert again.threshold == choose_threshold(base, cache, TrainingConfig(), adapter=adapter).threshold != 0.999
+    assert again.digest == adapter.digest and again.training["threshold_chosen"]["cases"] == 2
+    assert again.metrics["held_out"]["heads"]["after"]["strata"]["all"]["dice"]["mean"] > 0
+    text = adapter.path.with_suffix(".md").read_text(encoding="utf-8")
+    assert f"probability: {again.threshold:g}, chosen anew on 2 validation cases" in text and "(weights)" in text
 
 
 def test_a_card_without_figures_says_so(base):

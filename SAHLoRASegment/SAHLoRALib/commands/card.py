@@ -21,6 +21,8 @@ class Arguments(Common):
     """Case tables of held-out patients. Without any, the card is written from what the file says already."""
     validation: Path | None = None
     """Case table that chose an adapter's threshold: the base is then measured with a threshold chosen on it too."""
+    choose_threshold: bool = False
+    """Choose the adapter's threshold anew on the validation cases, as a training does, before it is measured."""
     title: tuple[str, ...] = ()
     """What the case tables are, one for each; without them the tables' folders."""
     clean: tuple[Path, ...] = ()
@@ -57,7 +59,7 @@ def run(arguments: Arguments, events: Events) -> int:
     clean = {_title(scan): read_ct(scan) for scan in arguments.clean}
     if len(clean) < len(arguments.clean):
         raise ConfigError("Two of the clean scans have the same name; put one into a folder or a file of another name.")
-    info = make_card(info, base, tables, path, events, commands, validation, clean)
+    info = make_card(info, base, tables, path, events, commands, validation, clean, arguments.choose_threshold)
     arguments.say(path.read_text(encoding="utf-8"))
     events.result(command="card", model=str(info.path), card=str(path), metrics=info.metrics)
     return 0
