@@ -215,7 +215,7 @@ def make_card(
         segmenters = {"before": Segmenter(load_network(base)[0], base), **segmenters}
     held: dict[str, Any] = {}
     for title, table in tables.items():
-        digest = {"cases_digest": table_digest(case_digests(table, table.check(events)))}
+        digest = {"cases_digest": _digest_of(table, events)}
         measured = {
             which: figures(measure(segmenter, table, events, f"{title}: {_WHICH[which]}")) for which, segmenter in {**segmenters, **chosen}.items()
         }
@@ -234,9 +234,13 @@ def make_card(
     return info
 
 
+def _digest_of(cases: CaseTable, events: Events) -> str:
+    return table_digest(case_digests(cases, cases.check(events)))
+
+
 def _with_threshold(adapter: ModelInfo, score: Score, cases: CaseTable, events: Events) -> ModelInfo:
     """The adapter with the threshold that was chosen on these cases, and a word of it in its header."""
-    told = {"cases": len(cases), "cases_digest": table_digest(case_digests(cases, cases.check(events))), "threshold_in_training": adapter.threshold}
+    told = {"cases": len(cases), "cases_digest": _digest_of(cases, events)}
     return replace(adapter, threshold=score.threshold, training={**adapter.training, "threshold_chosen": told})
 
 

@@ -67,6 +67,7 @@ def kept_mb(network: torch.nn.Module, size: Size) -> float:
     return sum(tensor.untyped_storage().nbytes() for tensor in storages.values()) / 1e6
 
 
+@fixed_sizes()  # as `fit` computes
 def training(rank: int, size: Size) -> list[dict[str, Any]]:
     """A step of standard fine-tuning, of our adapters and of the peers' on the same network and batch, in turns; the fastest of four each."""
     networks: dict[str, tuple[torch.nn.Module, str]] = {"standard fine-tuning": (_network(), "")}
@@ -77,8 +78,7 @@ def training(rank: int, size: Size) -> list[dict[str, Any]]:
         networks[f"SAHLoRA {method}"] = (network, "")
     for name, wrap, note in peers.ADAPTERS:
         networks[name] = (wrap(peers.plain_with_held_norms(_network()), rank).to(device()), note)
-    with fixed_sizes():  # as `fit` does
-        found = taking_turns({name: step_of(network, size) for name, (network, _) in networks.items()}, 4)
+    found = taking_turns({name: step_of(network, size) for name, (network, _) in networks.items()}, 4)
     fastest = min(found[name] for name, _, _ in peers.ADAPTERS)
     return [
         {
@@ -95,6 +95,7 @@ def _network() -> MultiViewUnet:
     return MultiViewUnet().to(device(), memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
+@fixed_sizes()
 def feeding(batch: int) -> dict[str, float]:
     """Seconds that a training step waits for its slices (gathered and augmented), and of the step with CP-LoRA itself; reading_a_case: once.
 
@@ -116,8 +117,7 @@ def feeding(batch: int) -> dict[str, float]:
         return augment(hu.to(device()), blood.to(device()), sizes, seeds, config.crop, config.grid.window, config.augmentation)
 
     step = step_of(network, (batch, 1, *config.crop))
-    with fixed_sizes():
-        found = taking_turns({"slices": lambda: slices(next(numbers)), "step": step})
+    found = taking_turns({"slices": lambda: slices(next(numbers)), "step": step})
     if device().type == "cpu":
         return {"reading_a_case": reading, **found, "share": found["slices"] / (found["slices"] + found["step"])}
     count = 20
@@ -129,9 +129,8 @@ def feeding(batch: int) -> dict[str, float]:
             learn(feed.batch(number))
         feed.close()
 
-    with fixed_sizes():
-        alone = timed(lambda: [step() for _ in range(count)]) / count
-        together = timed(fed) / count
+    alone = timed(lambda: [step() for _ in range(count)]) / count
+    together = timed(fed) / count
     return {"reading_a_case": reading, **found, "step_in_a_row": alone, "fed_step": together, "busy": alone / together}
 
 
