@@ -19,7 +19,7 @@ from .errors import SAHLoRAError
 from .evaluation import Evaluation, labels_of, summarise
 from .events import Events
 from .files import write_text
-from .measured import clean_scans, cross_validated, held_out, with_clean_scans, with_held_out
+from .measured import CLEAN_SCANS, HELD_OUT, clean_scans, cross_validated, held_out, with_clean_scans, with_held_out
 from .metrics import case_metrics
 from .provenance import table_digest
 from .runs import choose_threshold
@@ -239,9 +239,10 @@ def _digest_of(cases: CaseTable, events: Events) -> str:
 
 
 def _with_threshold(adapter: ModelInfo, score: Score, cases: CaseTable, events: Events) -> ModelInfo:
-    """The adapter with the threshold that was chosen on these cases, and a word of it in its header."""
+    """The adapter with the threshold that was chosen on these cases, a word of it in its header, and no figures of the threshold before."""
     told = {"cases": len(cases), "cases_digest": _digest_of(cases, events)}
-    return replace(adapter, threshold=score.threshold, training={**adapter.training, "threshold_chosen": told})
+    metrics = {key: value for key, value in adapter.metrics.items() if key not in (HELD_OUT, CLEAN_SCANS)}
+    return replace(adapter, threshold=score.threshold, training={**adapter.training, "threshold_chosen": told}, metrics=metrics)
 
 
 __all__ = ["card_text", "figures", "make_card", "measure"]

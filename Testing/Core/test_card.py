@@ -97,7 +97,8 @@ def test_the_base_is_measured_with_a_threshold_from_the_adapters_validation_case
 
 def test_an_adapters_threshold_is_chosen_anew_on_validation_cases(tmp_path, base, cases, capsys):
     adapter = some_adapter(base)
-    record_metrics(replace(adapter, threshold=0.999), {})  # nothing is above it
+    former = {"held_out": {"measured before": {}}, "clean_scans": {"a scan": {"after": 1.0}}}
+    record_metrics(replace(adapter, threshold=0.999), former)  # nothing is above it
     judged_by = save_cohort(tmp_path / "validation", (5, 7), ("v0", "v1"))
     given = ["card", str(adapter.path), "--cases", str(cases), "--title", "heads", "--choose-threshold"]
     assert main(given) == 2 and "--validation" in capsys.readouterr().err
@@ -108,6 +109,7 @@ def test_an_adapters_threshold_is_chosen_anew_on_validation_cases(tmp_path, base
     assert again.threshold == choose_threshold(base, cache, TrainingConfig(), adapter=adapter).threshold != 0.999
     assert again.digest == adapter.digest and again.training["threshold_chosen"]["cases"] == 2
     assert again.metrics["held_out"]["heads"]["after"]["strata"]["all"]["dice"]["mean"] > 0
+    assert list(again.metrics["held_out"]) == ["heads"] and "clean_scans" not in again.metrics  # those were of the former threshold
     text = adapter.path.with_suffix(".md").read_text(encoding="utf-8")
     assert f"probability: {again.threshold:g}, chosen anew on 2 validation cases" in text and "(weights)" in text
 
