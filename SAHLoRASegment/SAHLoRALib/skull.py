@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from .discs import filled, within
 from .volume import AIR_HU, CTVolume
 
 #: HU above which a pixel is bone (or metal); a thin plate that shares a pixel with brain stays a barrier down to BARRIER_HU, blood stays below it.
@@ -54,17 +55,16 @@ def head_body(body: np.ndarray, spacing: tuple[float, float]) -> np.ndarray:
 
     The head holder is a thin shell or bars, so it vanishes or comes apart from the head. All false where nothing is left. spacing: mm.
     """
-    from scipy.ndimage import distance_transform_edt, label
+    from scipy.ndimage import label
 
     radius = 6.0
 
     def core_of(k: int) -> np.ndarray:
         # The edge is repeated outwards: a head that the field of view cuts off is not eaten from there.
-        wide = np.pad(body[k], 8, mode="edge")
-        return (distance_transform_edt(wide, sampling=spacing) > radius if not wide.all() else wide)[8:-8, 8:-8]
+        return ~within(~np.pad(body[k], 8, mode="edge"), radius, spacing)[8:-8, 8:-8]
 
     def grown(k: int) -> np.ndarray:
-        return (distance_transform_edt(~head[k], sampling=spacing) <= radius + max(spacing)) & body[k] if not head[k].all() else head[k]
+        return within(head[k], radius + max(spacing), spacing) & body[k]
 
     cores = np.zeros(body.shape, bool)
     _in_threads(core_of, np.flatnonzero(body.any(axis=(1, 2))), cores)
@@ -85,10 +85,15 @@ def _in_threads(do: Callable[[int], Any], slices: Iterable[int], into: Any) -> N
 
 
 def block_mean(hu: np.ndarray, factors: tuple[int, int]) -> np.ndarray:
-    """(rows, columns) → the means of blocks of factors pixels; the last block repeats the edge."""
+    """(rows, columns) → float32 means of blocks of factors pixels; the last block repeats the edge."""
     rows, columns = factors
     padded = np.pad(hu, ((0, -hu.shape[0] % rows), (0, -hu.shape[1] % columns)), mode="edge")
-    return padded.reshape(padded.shape[0] // rows, rows, -1, columns).mean(axis=(1, 3))
+    # Whole rows first and then strided columns: an eighth of the time of a mean over two axes of the blocks.
+    strips = padded.reshape(padded.shape[0] // rows, rows, -1).sum(axis=1, dtype=np.float32)
+    total = strips[:, ::columns].copy()
+    for n in range(1, columns):
+        total += strips[:, n::columns]
+    return total / np.float32(rows * columns)
 
 
 def block_factors(ct: CTVolume, pixel_mm: float) -> tuple[int, int]:
@@ -98,24 +103,26 @@ def block_factors(ct: CTVolume, pixel_mm: float) -> tuple[int, int]:
 
 def _coarse(ct: CTVolume, factors: tuple[int, int], slices: list[int]) -> CTVolume:
     """Some slices as means of blocks of factors pixels."""
-    hu = np.stack([block_mean(ct.hu[k], factors) for k in slices]).astype(np.float32)
+    hu = np.stack([block_mean(ct.hu[k], factors) for k in slices])
     return replace(ct, hu=hu, positions=ct.positions[slices], spacing=(ct.spacing[0] * factors[0], ct.spacing[1] * factors[1]))
 
 
 def close(mask: np.ndarray, radius_mm: float, spacing: tuple[float, float]) -> np.ndarray:
     """Morphological closing of a 2D mask with a disc, by distances; nothing grows in from the border."""
-    from scipy.ndimage import distance_transform_edt
-
     if not mask.any():
         return mask
     window = _box(mask)
     margin = [int(np.ceil(radius_mm / s)) + 1 for s in spacing]
     wide = np.pad(mask[window], ((margin[0], margin[0]), (margin[1], margin[1])))
-    grown = distance_transform_edt(~wide, sampling=spacing) <= radius_mm
-    closed = distance_transform_edt(np.pad(grown, 1), sampling=spacing)[1:-1, 1:-1] > radius_mm
+    closed = _eroded(within(wide, radius_mm, spacing), radius_mm, spacing)
     result = np.zeros_like(mask)  # a closing stays within the box of what is closed
     result[window] = (closed | wide)[margin[0] : -margin[0], margin[1] : -margin[1]]
     return result
+
+
+def _eroded(mask: np.ndarray, radius_mm: float, spacing: tuple[float, float]) -> np.ndarray:
+    """A 2D mask without what lies within radius_mm of its outside; beyond the border is outside."""
+    return ~within(~np.pad(mask, 1), radius_mm, spacing)[1:-1, 1:-1]
 
 
 def _box(mask: np.ndarray) -> tuple[slice, slice]:
@@ -126,9 +133,7 @@ def _box(mask: np.ndarray) -> tuple[slice, slice]:
 
 def ring_inside(bone: np.ndarray, radius_mm: float, spacing: tuple[float, float]) -> np.ndarray:
     """What a 2D mask of bone encloses once gaps of twice radius_mm are closed, bone included."""
-    from scipy.ndimage import binary_fill_holes
-
-    return binary_fill_holes(close(bone, radius_mm, spacing))
+    return filled(close(bone, radius_mm, spacing))
 
 
 def convex_hull(mask: np.ndarray) -> np.ndarray:
@@ -204,7 +209,7 @@ def _continued(hu: np.ndarray, outlines: Iterable[np.ndarray], before: np.ndarra
     across a large opening must also have bone around half of its edge: that tells the floor of the skull from the muscles under it. The hull holds
     the orbits there; it serves only where all else has lost the brain, and only as far as the neighbouring slice's inside reaches.
     """
-    from scipy.ndimage import distance_transform_edt, label
+    from scipy.ndimage import label
 
     pixel_cm2 = spacing[0] * spacing[1] / 100.0
     result: np.ndarray | None = None
@@ -217,20 +222,20 @@ def _continued(hu: np.ndarray, outlines: Iterable[np.ndarray], before: np.ndarra
         if step == len(_CLOSINGS_MM) and not vault:
             if _soft(hu, result).sum() > 0.3 * before.sum():
                 break
-            outline = outline & (distance_transform_edt(~before, sampling=spacing) < 6.5)
+            outline = outline & within(before, 6.5, spacing, open_disc=True)
         extra = _soft(hu, outline) & ~result
         if extra.sum() * pixel_cm2 < 0.5:
             continue
-        pieces, count = label(distance_transform_edt(np.pad(extra, 1), sampling=spacing)[1:-1, 1:-1] > 3.0)
+        pieces, count = label(_eroded(extra, 3.0, spacing))
         for n in range(1, count + 1):
             piece = pieces == n
             if piece.sum() * pixel_cm2 < 0.5 or (piece & before).sum() < 0.8 * piece.sum():
                 continue
-            distance = distance_transform_edt(~piece, sampling=spacing)
-            edge = (distance > 3.0) & (distance < 6.5)
+            around = within(piece, 6.5, spacing, open_disc=True)
+            edge = around & ~within(piece, 3.0, spacing)
             if step > 1 and not vault and (hu[edge] > BARRIER_HU).mean() < 0.5:
                 continue
-            result = result | ((distance < 6.5) & outline)
+            result = result | (around & outline)
     assert result is not None
     return result
 
@@ -246,8 +251,7 @@ def _brain_piece(ct: CTVolume, regions: np.ndarray) -> np.ndarray:
     soft[there] = _soft(coarse[there], regions[there])
 
     def seed(k: int) -> np.ndarray:
-        filled = soft[k] | _small_holes(soft[k], spacing)
-        return ndimage.distance_transform_edt(np.pad(filled, 1), sampling=spacing)[1:-1, 1:-1] > _ERODE_MM
+        return _eroded(soft[k] | _small_holes(soft[k], spacing), _ERODE_MM, spacing)
 
     _in_threads(seed, there, seeds)
     structure = ndimage.generate_binary_structure(3, 1)
@@ -263,7 +267,7 @@ def _brain_piece(ct: CTVolume, regions: np.ndarray) -> np.ndarray:
 
     def grown(k: int) -> np.ndarray:
         whole = ndimage.binary_dilation(piece[k], iterations=steps, mask=soft[k] | piece[k])
-        whole = ndimage.binary_fill_holes(whole)
+        whole = filled(whole)
         return whole | (ndimage.binary_dilation(whole, np.ones((3, 3))) & (coarse[k] >= BARRIER_HU))
 
     _in_threads(grown, np.flatnonzero(piece.any(axis=(1, 2))), piece)
@@ -274,7 +278,7 @@ def _small_holes(mask: np.ndarray, spacing: tuple[float, float], largest_cm2: fl
     """Holes of a 2D mask up to a size: calcifications, clips, bubbles of air."""
     from scipy import ndimage
 
-    holes = ndimage.binary_fill_holes(mask) & ~mask
+    holes = filled(mask) & ~mask
     labels, count = ndimage.label(holes)
     small = np.bincount(labels.ravel(), minlength=count + 1) * spacing[0] * spacing[1] <= 100.0 * largest_cm2
     small[0] = False
