@@ -29,6 +29,7 @@ from . import __version__
 from .crashlog import in_words, write_crash_log
 from .errors import Cancelled, ConfigError, SAHLoRAError, one_line
 from .events import ConsoleEvents, Events, JsonEvents
+from .startup import quick_end
 
 BUG_EXIT_CODE = 3
 
@@ -78,6 +79,12 @@ def main(argv: Sequence[str] | None = None, **collaborators: Any) -> int:
     except Exception as error:  # the last line of defence: nobody sees a traceback
         words = in_words(error, bug=False)
         return _fail(words or write_crash_log(error), events, 2 if words else BUG_EXIT_CODE)
+
+
+def program() -> int:
+    """``sahlora`` as a process of its own: `main` with the process's arguments, and a quick end."""
+    quick_end()
+    return main()
 
 
 def _dispatch(arguments: list[str], events: Events, collaborators: dict[str, Any]) -> int:

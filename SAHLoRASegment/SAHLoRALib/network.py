@@ -55,7 +55,11 @@ class MultiViewBlock(nn.Module):
         self.branch = nn.Sequential(*(ConvNormReLU(i, o, d) for i, o, d in zip(channels, channels[1:], dilations, strict=False)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat((x, self.branch(x)), dim=1)
+        return torch.cat(self.parts(x), dim=1)
+
+    def parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What `forward` puts together, for whom puts more to it and need not copy twice."""
+        return x, self.branch(x)
 
 
 class MultiViewUnet(nn.Module):
@@ -78,16 +82,17 @@ class MultiViewUnet(nn.Module):
             DoubleConv((2 if level == levels else 3) * widths[level], widths[level - 1], widths[level - 1]) for level in range(levels, 0, -1)
         )
         self.head = nn.Sequential(ConvNormReLU(3 * finest, finest), ConvNormReLU(finest, finest), nn.Conv2d(finest, 1, kernel_size=1))
-        self.pool = nn.MaxPool2d(2)
+        self.pool: nn.Module = nn.MaxPool2d(2)
         self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
         skips = []
         for down, view in zip(self.encoder, self.multiview, strict=True):
-            skips.append(view(x))
+            assert isinstance(view, MultiViewBlock)
+            skips.append(view.parts(x))
             x = self.pool(down(x))
         x = self.bottleneck(x)
         for up, skip in zip(self.decoder, reversed(skips), strict=True):
-            x = torch.cat((self.up(up(x)), skip), dim=1)
+            x = torch.cat((self.up(up(x)), *skip), dim=1)
         return self.head(x)

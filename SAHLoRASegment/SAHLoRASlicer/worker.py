@@ -63,6 +63,9 @@ def main() -> int:
     _started()
     watched = Watched()
     threading.Thread(target=watch, args=(reasons_to_end(watched), end_group), daemon=True).start()
+    from SAHLoRALib.startup import quick_end
+
+    quick_end()
     if sys.argv[1:2] == [STAY]:
         from SAHLoRALib.warm import patient, serve
 

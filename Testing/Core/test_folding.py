@@ -9,7 +9,7 @@ import pytest
 import torch
 from SAHLoRALib.adapters import METHODS, AdapterConfig, attach, merge, trainable_parameters
 from SAHLoRALib.device import bf16_support
-from SAHLoRALib.folding import folded
+from SAHLoRALib.folding import LargestOfFour, folded
 from SAHLoRALib.network import MultiViewUnet, NetworkConfig
 from SAHLoRALib.phantom import ScannerConfig, icbm_head, make_case
 from SAHLoRALib.segmenter import SegmentConfig, Segmenter
@@ -54,6 +54,16 @@ def test_folded_network_equals_the_plain_one(method: str, norm: str) -> None:
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in folded(network).modules())
     assert torch.allclose(plain, fast, rtol=1e-4, atol=1e-4 * float(plain.abs().max()))
     assert digest(network) == before and any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pooling_without_places_keeps_the_same_numbers(dtype: torch.dtype) -> None:
+    x = torch.randn(2, 3, 8, 12).to(dtype).contiguous(memory_format=torch.channels_last)
+    x[0, 0, 3, 5] = torch.nan
+    pooled = LargestOfFour()(x)
+    torch.testing.assert_close(pooled, nn.MaxPool2d(2)(x), rtol=0, atol=0, equal_nan=True)
+    assert pooled.isnan().sum() == 1
+    assert isinstance(folded(trained_looking()).pool, LargestOfFour)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import tyro
 from ..errors import ConfigError, SAHLoRAError
 from ..events import Events
 from ..segmenter import SegmentConfig
+from ..startup import uncollected
 from .common import Common, table
 
 if TYPE_CHECKING:
@@ -51,10 +52,14 @@ class Arguments(Common):
 
 def run(arguments: Arguments, events: Events, load: Callable[..., Segmenter] | None = None) -> int:
     """Returns the exit code. load: in the place of `Segmenter.load`. Raises SAHLoRAError."""
-    from ..batch import SUMMARY, Outputs, exit_code, segment_batch
-    from ..files import alone
-    from ..inputs import find_inputs
-    from ..segmenter import Segmenter, choose_models
+    with uncollected():
+        import scipy.ndimage
+        import scipy.spatial  # noqa: F401  what the skull search needs, loaded with the rest
+
+        from ..batch import SUMMARY, Outputs, exit_code, segment_batch
+        from ..files import alone
+        from ..inputs import find_inputs
+        from ..segmenter import Segmenter, choose_models
 
     if not arguments.inputs:
         raise ConfigError("No scan is named; give a NIfTI or NRRD file, a DICOM folder, or a folder of studies.")
@@ -68,7 +73,8 @@ def run(arguments: Arguments, events: Events, load: Callable[..., Segmenter] | N
         with alone(arguments.output, keep_lock=False):
             results = segment_on_cluster(arguments.dask, base, adapter, arguments.settings, scans, outputs, events, arguments.series)
     else:
-        segmenter = (load or Segmenter.load)(arguments.model, arguments.adapter, arguments.settings)
+        with uncollected():
+            segmenter = (load or Segmenter.load)(arguments.model, arguments.adapter, arguments.settings)
         events.log(f"{_models(segmenter.base, segmenter.adapter)}. {segmenter.compute.reason}")
         with alone(arguments.output, keep_lock=False):
             results = segment_batch(segmenter, scans, outputs, events, arguments.series)
