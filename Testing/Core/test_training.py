@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from SAHLoRALib import training
+from SAHLoRALib import training_loop
 from SAHLoRALib.adapters import AdapterConfig, merge
 from SAHLoRALib.augment import Augmentation
 from SAHLoRALib.checkpoint import read_checkpoint
@@ -85,7 +85,7 @@ def test_a_loss_that_is_not_a_number_stops_with_step_and_advice(tmp_path, train,
     def failing(*args):
         return segmentation_loss(*args) * (math.nan if next(steps) == 4 else 1.0)
 
-    monkeypatch.setattr(training, "segmentation_loss", failing)
+    monkeypatch.setattr(training_loop, "segmentation_loss", failing)
     with pytest.raises(SAHLoRAError, match=r"step 5 \(learning rate .*0\.0003"):
         fit(SMALL, train, folder=tmp_path)
 

@@ -283,16 +283,16 @@ def _bring(trouble: Trouble) -> None:
 
 def _lose_gpu(step: int) -> None:
     """As PyTorch tells it when the driver, the cable or the container is gone."""
-    from SAHLoRALib import training
+    from SAHLoRALib import training_loop
 
-    real, steps = training.segmentation_loss, iter(range(1, 10**9))
+    real, steps = training_loop.segmentation_loss, iter(range(1, 10**9))
 
     def loss(*given: Any, **named: Any) -> Any:
         if next(steps) == step:
             raise RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be asynchronously reported at some other API call")
         return real(*given, **named)
 
-    training.segmentation_loss = loss
+    training_loop.segmentation_loss = loss
 
 
 def _forks() -> Any:
