@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import slicer
+from SAHLoRALib.segmenter import SegmentConfig
 from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
@@ -25,7 +26,7 @@ class SAHLoRASegmentParameterNode:
     device: str = "auto"
     modelThreshold: bool = True
     threshold: Annotated[float, WithinRange(0.01, 0.99)] = 0.5
-    smallestMl: Annotated[float, WithinRange(0.0, 100.0)] = 0.1
+    smallestMl: Annotated[float, WithinRange(0.0, 100.0)] = SegmentConfig.smallest_ml
     flips: bool = False
     keepProbability: bool = False
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from SAHLoRALib.segmenter import SegmentConfig
+
 from . import segmentations, tables, volumes
 from .job import BackgroundJob, Outcome
 
@@ -23,7 +25,7 @@ class SegmentSettings:
     adapter: str = ""
     device: str = "auto"
     threshold: float | None = None
-    smallest_ml: float = 0.1
+    smallest_ml: float = SegmentConfig.smallest_ml
     flips: bool = False
     keep_probability: bool = False
     terminology: str = segmentations.HAEMORRHAGE
