@@ -1,13 +1,18 @@
-"""What a start costs: `sahlora segment` loads no package that it does not need."""
+"""What a start and an end cost: `sahlora segment` loads no package that it does not need, and no objects are searched for cycles on the way."""
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import SAHLoRALib
+from SAHLoRALib.cli import main
+from SAHLoRALib.segmenter import Segmenter
+from SAHLoRALib.startup import uncollected
 from tiny_scans import BLEED, save_models, save_scan
 
 #: Packages of other commands (statistics, studies, DICOM tests, clusters), and parts of large ones that alone cost a quarter of a second and more.
@@ -39,3 +44,42 @@ def test_segmenting_a_file_loads_nothing_that_it_does_not_need(tmp_path: Path) -
 def test_help_and_version_load_no_large_package() -> None:
     for arguments in (("--help",), ("--version",), ("segment", "--help")):
         assert sorted(loaded(*arguments).intersection({*UNNEEDED, "scipy", "SimpleITK", "torch"})) == [], arguments
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_nothing_is_collected_within_and_all_is_as_before_afterwards(enabled: bool) -> None:
+    before = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        with pytest.raises(KeyError), uncollected():
+            assert not gc.isenabled()
+            raise KeyError
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if before else gc.disable)()
+
+
+def test_a_process_ends_without_searching_its_objects_and_loses_nothing_that_was_printed() -> None:
+    """What is registered first runs last: after the objects were set aside."""
+    code = (
+        "import atexit, gc, sys; atexit.register(lambda: print(gc.get_freeze_count() > 1000, flush=True)); sys.argv[1:] = ['--version'];"
+        "from SAHLoRALib.cli import program; sys.exit(program())"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(SAHLoRALib.__file__).parents[1])}
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False, env=environment)
+    assert (ran.returncode, ran.stdout.splitlines()) == (0, [f"sahlora {SAHLoRALib.__version__}", "True"])
+
+
+def test_segmenting_loads_its_network_uncollected(tmp_path: Path) -> None:
+    save_models(tmp_path / "models")
+    scan = save_scan(tmp_path / "scan.nrrd", BLEED)
+    seen = []
+
+    def load(*arguments: object) -> Segmenter:
+        seen.append(gc.isenabled())
+        return Segmenter.load(*arguments)  # type: ignore[arg-type]
+
+    given = ["segment", str(scan), "--output", str(tmp_path / "out"), "--model", str(tmp_path / "models" / "tbi-base.safetensors"), "--device", "cpu"]
+    gc.enable()
+    assert main(given, load=load) == 0
+    assert seen == [False] and gc.isenabled()
