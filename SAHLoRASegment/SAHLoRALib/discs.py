@@ -18,14 +18,11 @@ def within(mask: np.ndarray, radius_mm: float, spacing: tuple[float, float], ope
     ``~within(~mask, r, spacing)``.
     """
     rows, columns = mask.shape
-    reach = _reach(float(radius_mm), (float(spacing[0]), float(spacing[1])), open_disc)
-    result = np.zeros((rows, columns), bool)
-    tall = mask.astype(bool)
-    height = 0
+    reach = _reach(float(radius_mm), (float(spacing[0]), float(spacing[1])), open_disc)[:columns]
+    result = np.zeros_like(mask)
+    tall, height = mask, 0
     # Column by column of the disc, the lowest first: the mask grows upwards and downwards as it goes, and is laid down to the left and the right.
     for aside in range(len(reach) - 1, -1, -1):
-        if aside >= columns:
-            continue
         while height < min(reach[aside], rows):
             grown = tall.copy()
             grown[1:] |= tall[:-1]

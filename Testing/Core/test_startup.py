@@ -25,11 +25,16 @@ PROGRAM = "import sys; from SAHLoRALib.cli import main; code = main(sys.argv[1:]
 
 def loaded(*arguments: object) -> set[str]:
     """The modules that a process of its own has loaded when its command is done."""
+    return set(told(PROGRAM, *arguments))
+
+
+def told(code: str, *arguments: object) -> list[str]:
+    """The lines that a process of its own prints, which ends well."""
     environment = {**os.environ, "PYTHONPATH": str(Path(SAHLoRALib.__file__).parents[1])}
-    command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
+    command = [sys.executable, "-c", code, *map(str, arguments)]
     ran = subprocess.run(command, capture_output=True, encoding="utf-8", check=False, env=environment)
     assert ran.returncode == 0, ran.stderr
-    return set(ran.stdout.splitlines())
+    return ran.stdout.splitlines()
 
 
 def test_segmenting_a_file_loads_nothing_that_it_does_not_need(tmp_path: Path) -> None:
@@ -62,12 +67,10 @@ def test_nothing_is_collected_within_and_all_is_as_before_afterwards(enabled: bo
 def test_a_process_ends_without_searching_its_objects_and_loses_nothing_that_was_printed() -> None:
     """What is registered first runs last: after the objects were set aside."""
     code = (
-        "import atexit, gc, sys; atexit.register(lambda: print(gc.get_freeze_count() > 1000, flush=True)); sys.argv[1:] = ['--version'];"
+        "import atexit, gc, sys; atexit.register(lambda: print(gc.get_freeze_count() > 1000, flush=True));"
         "from SAHLoRALib.cli import program; sys.exit(program())"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(SAHLoRALib.__file__).parents[1])}
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False, env=environment)
-    assert (ran.returncode, ran.stdout.splitlines()) == (0, [f"sahlora {SAHLoRALib.__version__}", "True"])
+    assert told(code, "--version") == [f"sahlora {SAHLoRALib.__version__}", "True"]
 
 
 def test_segmenting_loads_its_network_uncollected(tmp_path: Path) -> None:

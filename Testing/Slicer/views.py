@@ -50,14 +50,13 @@ def main(scan: Path, mask: Path, picture: Path) -> None:
     app.display_manager.show_volume_in_slice_background(volume)
 
     labels = segmentation.GetBinaryLabelmapInternalRepresentation(segmentation.GetSegmentation().GetNthSegmentID(0))
-    extent = labels.GetDimensions()
-    blood = vtk_to_numpy(labels.GetPointData().GetScalars()).reshape(extent[::-1]) > 0
+    blood = vtk_to_numpy(labels.GetPointData().GetScalars()).reshape(labels.GetDimensions()[::-1]) > 0
     k = int(blood.sum(axis=(1, 2)).argmax())
     j, i = (int(np.median(axis)) for axis in np.nonzero(blood[k]))
     to_world = vtk.vtkMatrix4x4()
     labels.GetImageToWorldMatrix(to_world)
-    first = labels.GetExtent()
-    ras = to_world.MultiplyPoint((i + first[0], j + first[2], k + first[4], 1.0))
+    extent = labels.GetExtent()
+    ras = to_world.MultiplyPoint((i + extent[0], j + extent[2], k + extent[4], 1.0))
     for each, height in ((axial, ras[2]), (sagittal, ras[0])):
         each.fit_view_to_content()
         each.set_slice_value(height)

@@ -53,9 +53,6 @@ class Arguments(Common):
 def run(arguments: Arguments, events: Events, load: Callable[..., Segmenter] | None = None) -> int:
     """Returns the exit code. load: in the place of `Segmenter.load`. Raises SAHLoRAError."""
     with uncollected():
-        import scipy.ndimage
-        import scipy.spatial  # noqa: F401  what the skull search needs, loaded with the rest
-
         from ..batch import SUMMARY, Outputs, exit_code, segment_batch
         from ..files import alone
         from ..inputs import find_inputs
@@ -74,6 +71,9 @@ def run(arguments: Arguments, events: Events, load: Callable[..., Segmenter] | N
             results = segment_on_cluster(arguments.dask, base, adapter, arguments.settings, scans, outputs, events, arguments.series)
     else:
         with uncollected():
+            import scipy.ndimage
+            import scipy.spatial  # noqa: F401  what the skull search needs, loaded with the network
+
             segmenter = (load or Segmenter.load)(arguments.model, arguments.adapter, arguments.settings)
         events.log(f"{_models(segmenter.base, segmenter.adapter)}. {segmenter.compute.reason}")
         with alone(arguments.output, keep_lock=False):
