@@ -35,7 +35,7 @@ DEFAULT_MODEL = "tbi-base"
 DEFAULT_ADAPTER = NONE
 
 #: Share of the time that finding the skull takes before the first slice passes the network; for the progress only.
-_SKULL_SHARE = 0.3
+_SKULL_SHARE = 0.12
 
 
 @dataclass(frozen=True)

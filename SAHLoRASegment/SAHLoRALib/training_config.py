@@ -67,7 +67,8 @@ class TrainingConfig:
     augmentation: Augmentation = field(default_factory=Augmentation)
     """Random variation of the slices."""
     loss: str = "dice+ce"
-    """dice+ce, dice or ce: soft Dice pooled over the batch, cross-entropy, or both."""
+    """dice+ce, dice or ce: soft Dice pooled over the batch, cross-entropy, or both. slices+ce: each slice's own soft Dice instead of the batch's, so
+    that little blood counts as much as much, and false blood where there is none as much as either."""
     seed: int = 0
     """Of everything that is drawn."""
     precision: str = "auto"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from SAHLoRALib.adapters import AdapterConfig
 from SAHLoRALib.device import choose_compute
-from SAHLoRALib.loss import segmentation_loss
+from SAHLoRALib.loss import LOSSES, SMOOTH_PIXELS, segmentation_loss
 from SAHLoRALib.metrics import dice, soft_dice
 from SAHLoRALib.network import MultiViewUnet
 from SAHLoRALib.training import fit, save_model
@@ -71,17 +71,36 @@ def test_an_adapter_of_half_strength_is_judged_as_it_is_merged(tmp_path, train, 
     assert half.best != whole.best
 
 
-def test_the_loss_equals_monais_for_equal_weights():
+@pytest.mark.parametrize(
+    ("kind", "settings"), [("dice+ce", {"batch": True}), ("slices+ce", {"smooth_nr": SMOOTH_PIXELS, "smooth_dr": SMOOTH_PIXELS})]
+)
+def test_the_loss_equals_monais_for_equal_weights(kind, settings):
     from monai.losses import DiceCELoss
 
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(3, 1, 9, 7, generator=generator)
     target = (torch.rand(3, 1, 9, 7, generator=generator) < 0.2).float()
-    expected = DiceCELoss(sigmoid=True, batch=True)(logits, target)
-    assert segmentation_loss(logits, target, torch.ones(3)) == pytest.approx(float(expected), abs=1e-5)
+    target[2] = 0
+    expected = DiceCELoss(sigmoid=True, **settings)(logits, target)
+    assert segmentation_loss(logits, target, torch.ones(3), kind) == pytest.approx(float(expected), abs=1e-5)
 
 
-def test_a_slice_of_weight_zero_has_no_gradient():
+def test_missing_little_blood_costs_as_much_as_missing_much_by_slices_but_not_by_the_batch():
+    target = torch.zeros(2, 1, 64, 64)
+    target[0, 0, :40, :40], target[1, 0, :8, :8] = 1, 1
+    batch, slices = [], []
+    for missed in (0, 1):
+        logits = 20.0 * (2 * target - 1)
+        logits[missed] = -20.0
+        loss = {kind: float(segmentation_loss(logits, target, torch.ones(2), kind)) for kind in LOSSES}
+        batch.append(loss["dice"])
+        slices.append(loss["slices+ce"] - loss["ce"])
+    assert batch[1] < 0.03 * batch[0]
+    assert 0.7 * slices[0] < slices[1] < slices[0]
+
+
+@pytest.mark.parametrize("kind", ["dice+ce", "slices+ce"])
+def test_a_slice_of_weight_zero_has_no_gradient(kind):
     logits = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
-    segmentation_loss(logits, torch.ones(2, 1, 8, 8), torch.tensor([1.0, 0.0])).backward()
+    segmentation_loss(logits, torch.ones(2, 1, 8, 8), torch.tensor([1.0, 0.0]), kind).backward()
     assert logits.grad is not None and logits.grad[0].abs().max() > 0 and logits.grad[1].abs().max() == 0

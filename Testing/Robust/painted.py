@@ -2,8 +2,9 @@
 
     python Testing/Robust/painted.py SCAN --each 4
 
-Prints Dice by kind (in the brain, a subdural film of 4 to 14 mm, in fissures and cisterns) and the false mL in the scan as it is. What is painted
-keeps the scan's noise and the bright rim under its bone. It is a trial of one anatomy, no substitute for annotated scans; nothing is chosen by it.
+Prints Dice by kind (in the brain, a subdural film of 4 to 14 mm, in fissures and cisterns, sunk to the back of the ventricles) and the false mL in
+the scan as it is. What is painted keeps the scan's noise and the bright rim under its bone. It is a trial of one anatomy, no substitute for annotated
+scans; nothing is chosen by it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from SAHLoRALib.slices import volume_ml
 from SAHLoRALib.volume import CTVolume
 from scipy import ndimage
 
-KINDS = ("in the brain", "subdural", "subarachnoid")
+KINDS = ("in the brain", "subdural", "subarachnoid", "in the ventricles")
 #: HU that hardening adds below the bone, by mm from the first soft pixel: about what ct-ge-tilt has (see `phantom.scanner`).
 RIM_MM, RIM_HU = (0.3, 1.0, 2.5, 6.0, 12.0), (20.0, 14.0, 7.0, 3.0, 0.0)
 
@@ -55,14 +56,30 @@ class Canvas:
             thick, reach = np.exp(rng.uniform(np.log(4), np.log(14))), rng.uniform(35, 70)
             distance = self._distance(self.inside & (self.depth < 2), rng, np.full(3, reach))
             fraction = np.clip(thick * np.sqrt(np.clip(1 - distance**2, 0, 1)) - self.depth + 0.5, 0, 1)
+        elif kind == "in the ventricles":
+            fluid = self._ventricles()
+            near = fluid & (self._distance(fluid, rng, np.full(3, rng.uniform(15, 40))) < 1)
+            rows = np.arange(fluid.shape[1])[:, None] - np.quantile(np.nonzero(near)[1], rng.uniform(0, 0.6))
+            fraction = self._blurred(near, 0.6) * np.clip(rows * self.pixel + 0.5, 0, 1)
         else:
-            fluid = self.inside & (self.tissue < 20) & (self.tissue > -10) & (self.depth > 0.7)
+            fluid = self._fluid() & (self.depth > 0.7)
             distance = self._distance(fluid, rng, np.full(3, rng.uniform(25, 45))) * np.exp(0.25 * self._noise(12, rng))
             fraction = np.clip((1 - distance) / 0.2, 0, 1) * self._blurred(fluid, 0.6)
         fraction = self._blurred(fraction * self.inside, 0.5) * self.inside
         blood = rng.uniform(52, 70) + np.interp(self.depth, RIM_MM, RIM_HU) + 2 * self._noise(6, rng)
         hu = np.where(self.brain, self.ct.hu + fraction * (blood - self.tissue), self.ct.hu)
         return replace(self.ct, hu=hu.astype(np.float32)), fraction > 0.5
+
+    def _fluid(self) -> np.ndarray:
+        """CSF, and what is as dark."""
+        return self.inside & (self.tissue < 20) & (self.tissue > -10)
+
+    def _ventricles(self) -> np.ndarray:
+        """Fluid deep in the head, wider than sulci and near the middle."""
+        middle = np.argwhere(self.inside & self.wide).mean(axis=0)[2]
+        aside = np.abs(np.arange(self.inside.shape[2]) - middle) * self.pixel
+        disc = np.hypot(*np.mgrid[-8:9, -8:9]) * self.pixel <= 2.2
+        return ndimage.binary_opening(self._fluid() & (self.depth > 25) & (aside < 32), disc[None])
 
     def _distance(self, where: np.ndarray, rng: np.random.Generator, radii: np.ndarray) -> np.ndarray:
         """From a voxel of `where` drawn evenly in slices with much brain, in radii (slices, rows, columns; mm)."""
