@@ -84,6 +84,8 @@ class Canvas:
     def _distance(self, where: np.ndarray, rng: np.random.Generator, radii: np.ndarray) -> np.ndarray:
         """From a voxel of `where` drawn evenly in slices with much brain, in radii (slices, rows, columns; mm)."""
         places = np.argwhere(where & self.wide)
+        if not len(places):
+            raise ScanError("There is no room to paint one of the kinds (no fluid, or no ventricle wider than 4 mm); name another head CT.")
         centre = places[rng.integers(len(places))]
         heights = self.ct.positions[:, 2]
         axes = (heights - heights[centre[0]], *((np.arange(n) - c) * self.pixel for n, c in zip(where.shape[1:], centre[1:], strict=True)))
@@ -108,9 +110,9 @@ def main() -> None:
         parser.error(f"--each must be 1 or more, not {given.each}.")
     try:
         canvas = Canvas(read_ct(given.scan))
+        cases = [(kind, *canvas.painted(kind, seed)) for kind in KINDS for seed in range(given.each)]
     except SAHLoRAError as error:
         parser.error(str(error))
-    cases = [(kind, *canvas.painted(kind, seed)) for kind in KINDS for seed in range(given.each)]
     print("painted mL:", "; ".join(f"{kind} " + ", ".join(f"{volume_ml(m, ct):.1f}" for k, ct, m in cases if k == kind) for kind in KINDS))
     print(f"| model | {' | '.join(KINDS)} | false mL |\n|{'---|' * (len(KINDS) + 2)}")
     bundled = Catalogue(bundled_folders())
