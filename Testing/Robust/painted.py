@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from SAHLoRALib.catalogue import Catalogue
 from SAHLoRALib.ct import read_ct
+from SAHLoRALib.discs import within
 from SAHLoRALib.errors import SAHLoRAError, ScanError
 from SAHLoRALib.metrics import dice
 from SAHLoRALib.model_folders import bundled_folders
@@ -57,12 +59,11 @@ class Canvas:
             distance = self._distance(self.inside & (self.depth < 2), rng, np.full(3, reach))
             fraction = np.clip(thick * np.sqrt(np.clip(1 - distance**2, 0, 1)) - self.depth + 0.5, 0, 1)
         elif kind == "in the ventricles":
-            fluid = self._ventricles()
-            near = fluid & (self._distance(fluid, rng, np.full(3, rng.uniform(15, 40))) < 1)
-            rows = np.arange(fluid.shape[1])[:, None] - np.quantile(np.nonzero(near)[1], rng.uniform(0, 0.6))
+            near = self.ventricles & (self._distance(self.ventricles, rng, np.full(3, rng.uniform(15, 40))) < 1)
+            rows = np.arange(near.shape[1])[:, None] - np.quantile(np.nonzero(near)[1], rng.uniform(0, 0.6))
             fraction = self._blurred(near, 0.6) * np.clip(rows * self.pixel + 0.5, 0, 1)
         else:
-            fluid = self._fluid() & (self.depth > 0.7)
+            fluid = self.fluid & (self.depth > 0.7)
             distance = self._distance(fluid, rng, np.full(3, rng.uniform(25, 45))) * np.exp(0.25 * self._noise(12, rng))
             fraction = np.clip((1 - distance) / 0.2, 0, 1) * self._blurred(fluid, 0.6)
         fraction = self._blurred(fraction * self.inside, 0.5) * self.inside
@@ -70,16 +71,18 @@ class Canvas:
         hu = np.where(self.brain, self.ct.hu + fraction * (blood - self.tissue), self.ct.hu)
         return replace(self.ct, hu=hu.astype(np.float32)), fraction > 0.5
 
-    def _fluid(self) -> np.ndarray:
+    @cached_property
+    def fluid(self) -> np.ndarray:
         """CSF, and what is as dark."""
         return self.inside & (self.tissue < 20) & (self.tissue > -10)
 
-    def _ventricles(self) -> np.ndarray:
+    @cached_property
+    def ventricles(self) -> np.ndarray:
         """Fluid deep in the head, wider than sulci and near the middle."""
-        middle = np.argwhere(self.inside & self.wide).mean(axis=0)[2]
+        middle = np.nonzero(self.inside & self.wide)[2].mean()
         aside = np.abs(np.arange(self.inside.shape[2]) - middle) * self.pixel
-        disc = np.hypot(*np.mgrid[-8:9, -8:9]) * self.pixel <= 2.2
-        return ndimage.binary_opening(self._fluid() & (self.depth > 25) & (aside < 32), disc[None])
+        deep = self.fluid & (self.depth > 25) & (aside < 32)
+        return np.stack([within(~within(~plane, 2.2, self.ct.spacing), 2.2, self.ct.spacing) for plane in deep])
 
     def _distance(self, where: np.ndarray, rng: np.random.Generator, radii: np.ndarray) -> np.ndarray:
         """From a voxel of `where` drawn evenly in slices with much brain, in radii (slices, rows, columns; mm)."""
