@@ -71,8 +71,6 @@ def _number(value: Any) -> float | None:
 def card_text(info: ModelInfo, commands: str = "") -> str:
     """The card of a model in Markdown, all of it from the file's header. commands: how it was made, shown as they are."""
     training = info.training
-    config = training.get("config", {})
-    augmentation = config.get("augmentation", {})
     kind = {"adapter": f"adapter ({info.adapter.described}) for the base {info.base_name}" if info.adapter else ""}
     lines = [
         f"# {info.name}", "",
@@ -88,12 +86,7 @@ def card_text(info: ModelInfo, commands: str = "") -> str:
         *_made_of(training),
         f"- licence: {info.licence or 'not stated'}; made {info.date[:10]}", "",
         "## Training", "",
-        f"{training.get('cases', '?')} cases, {training.get('validation_cases', 'no')} for validation "
-        f"({'weights' if 'threshold_chosen' in training else 'weights and threshold'}); "
-        f"{training.get('steps', '?')} steps of {config.get('batch', '?')} slices{_drawn(config)}, learning rate {config.get('learning_rate', '?')}, "
-        f"loss {config.get('loss', '?')}, augmentation {augmentation.get('kind', '?')} of strength {augmentation.get('strength', '?')}, "
-        f"seed {config.get('seed', '?')}; {training.get('trainable', 0):,} numbers learnt "
-        f"in {float(training.get('seconds', 0)) / 60:.0f} minutes.",
+        *_learnt(training),
     ]  # fmt: skip
     if commands:
         lines += ["", "```", commands.strip(), "```"]
@@ -116,10 +109,30 @@ def card_text(info: ModelInfo, commands: str = "") -> str:
     return "\n".join(lines) + "\n"
 
 
+def _learnt(training: dict[str, Any]) -> list[str]:
+    """How the training went, or those of the adapters that were added up."""
+    parts = training.get("combined") or []
+    if parts:
+        kept = f"of their sum's squared norm the rank keeps {100 * float(training.get('kept', 1)):.4g} %"
+        lines = [f"No training of its own: the changes that {len(parts)} adapters have learnt, each at its share, added up; {kept}.", ""]
+        return lines + [f"- {part['share']:g} of {part['name']} (`{str(part['digest'])[:16]}`): {_learnt(part['training'])[0]}" for part in parts]
+    config = training.get("config", {})
+    augmentation = config.get("augmentation", {})
+    return [
+        f"{training.get('cases', '?')} cases, {training.get('validation_cases', 'no')} for validation "
+        f"({'weights' if 'threshold_chosen' in training else 'weights and threshold'}); "
+        f"{training.get('steps', '?')} steps of {config.get('batch', '?')} slices{_drawn(config)}, learning rate {config.get('learning_rate', '?')}, "
+        f"loss {config.get('loss', '?')}, augmentation {augmentation.get('kind', '?')} of strength {augmentation.get('strength', '?')}, "
+        f"seed {config.get('seed', '?')}; {training.get('trainable', 0):,} numbers learnt "
+        f"in {float(training.get('seconds', 0)) / 60:.0f} minutes."
+    ]
+
+
 def _chosen_on(training: dict[str, Any]) -> str:
-    """On what the threshold was chosen, where that was done anew after the training."""
+    """On what the threshold was chosen, where that was not done in the training."""
     told = training.get("threshold_chosen")
-    return f", chosen anew on {told['cases']} validation cases with the digest `{told['cases_digest']}`" if told else ""
+    anew = "" if training.get("combined") else " anew"
+    return f", chosen{anew} on {told['cases']} validation cases with the digest `{told['cases_digest']}`" if told else ""
 
 
 def _drawn(config: dict[str, Any]) -> str:
@@ -134,7 +147,7 @@ def _made_of(training: dict[str, Any]) -> list[str]:
     parts = [f"by {training['program']}" if training.get("program") else "", cases]
     parts += [f"going on from {before.get('name')} (`{str(before.get('digest'))[:16]}`)"] if before else []
     told = ", ".join(part for part in parts if part)
-    return [f"- trained {told}"] if told else []
+    return [f"- {'combined' if training.get('combined') else 'trained'} {told}"] if told else []
 
 
 def _table(held: dict[str, Any]) -> list[str]:

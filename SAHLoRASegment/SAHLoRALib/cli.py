@@ -42,6 +42,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "study": ("study", "compare fine-tuning strategies, adapters and ranks on your own cases"),
     "evaluate": ("evaluate", "compare predicted masks with annotations, by patient and volume"),
     "card": ("card", "measure a model on held-out cases and write its card"),
+    "combine": ("combine", "add adapters up to a single one, each at its share"),
     "pretrain": ("pretrain", "train a base from scratch"),
     "phantom": ("phantom", "make synthetic head CT with annotated haemorrhage"),
     "demo": ("demo", "the main job in a minute, on a synthetic case"),
