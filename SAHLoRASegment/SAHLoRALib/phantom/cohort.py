@@ -248,7 +248,7 @@ def _one(planned: PlannedCase, writing: Writing) -> dict[str, str]:
         "mask": mask_path.relative_to(writing.output).as_posix(),
         "patient": planned.name,
         "site": planned.site,
-        "haemorrhage": "no" if planned.kind == "none" else "yes",
+        "haemorrhage": "yes" if float(done["ml"]) > 0 else "no",  # a small bleed can lie outside the slices
         "head": planned.head_name,
         "kind": planned.kind,
         "ml": f"{float(done['ml']):.3f}",
