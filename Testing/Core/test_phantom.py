@@ -197,6 +197,9 @@ def test_cohort_writes_cases_a_table_and_keeps_what_is_there(tmp_path):
     mask = read_label(tmp_path / rows[0]["mask"], ct)
     assert float(mask.sum(axis=(1, 2)) @ ct.voxel_volumes_ml) == pytest.approx(float(rows[0]["ml"]), rel=1e-3, abs=1e-3)
     assert json.loads((tmp_path / rows[0]["case"] / "case.json").read_text())["asked"]["seed"] == 10
+    note = tmp_path / rows[0]["case"] / "case.json"
+    note.write_text(json.dumps(json.loads(note.read_text()) | {"ml": 0.0}))  # as where the bleed lies outside the slices
+    assert [r["haemorrhage"] for r in csv.DictReader(make_cohort(config).open())] == ["no", "no"]
 
 
 def test_a_folder_of_label_maps_serves_as_anatomy(tmp_path, head):

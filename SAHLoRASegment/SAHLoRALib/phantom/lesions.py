@@ -95,9 +95,9 @@ def _extra_axial(b: Bleeding, rng: Rng, thick: float, radius: float, power: floa
     heights = np.arange(b.hu.shape[0])[:, None, None]
     low, below = heights <= head.willis[0] - 5, _below_tentorium(head)
     place = rng.choice(3, p=[0.68, 0.16, 0.16])  # the convexity, the posterior fossa, the floor of the middle and anterior fossae
-    edge &= [~low, below & (heights < head.willis[0]), low & ~below & (head.brain_distance < 8)][place] & (np.abs(head.side) > 8)
-    if not edge.any():
-        edge = head.inside & (head.depth > 0.5) & (head.depth < 2) & ~low & ~below
+    base = low & ~below & (distance_to(head.where(*anatomy.LEFT, *anatomy.RIGHT), 8.0) < 8)
+    sites = edge & [~low, below & (heights < head.willis[0]) & ~_near_spine(head), base][place] & (np.abs(head.side) > 8)
+    edge = sites if sites.any() else edge & ~low & ~below
     centre = random_voxel(edge, rng)
     in_fossa = bool(below[tuple(centre.astype(int))])
     side = np.sign(head.side[tuple(centre.astype(int))])
@@ -119,6 +119,11 @@ def _extra_axial(b: Bleeding, rng: Rng, thick: float, radius: float, power: floa
 def _below_tentorium(head: Head) -> np.ndarray:
     """Where the cerebellum is the nearest brain."""
     return head.inside & (head.cerebellum_distance - head.brain_distance <= 1.0)
+
+
+def _near_spine(head: Head) -> np.ndarray:
+    """(slices, 1, 1): the slices of the foramen magnum and below, where bone makes bright streaks and blood is rare."""
+    return (np.arange(head.labels.shape[0]) < head.willis[0] - 30)[:, None, None]
 
 
 def _paint_layered(b: Bleeding, fraction: np.ndarray, dense: float, rng: Rng, kind: str) -> None:
@@ -154,7 +159,7 @@ def contusion(b: Bleeding, rng: Rng) -> None:
     """Some ragged bleeds near the surface, frontal and temporal first, at times cerebellar, with a dark rim."""
     head = b.head
     cerebellar = rng.random() < 0.15 and head.where(8, 47).any()
-    cortex = head.where(*((8, 47) if cerebellar else (3, 42))) & (head.depth < 16)
+    cortex = head.where(*((8, 47) if cerebellar else (3, 42))) & (head.depth < 16) & ~(_near_spine(head) & cerebellar)
     low_front = np.arange(b.hu.shape[0])[:, None, None] < head.willis[0] + 35
     sites = cortex & low_front if rng.random() < 0.7 and (cortex & low_front).any() else cortex
     centre = random_voxel(sites, rng)
@@ -170,7 +175,7 @@ def parenchymal(b: Bleeding, rng: Rng) -> None:
     head = b.head
     if rng.random() < 0.3:
         stem = rng.random() < 0.3
-        fossa = head.where(anatomy.BRAIN_STEM) if stem else head.where(*anatomy.CEREBELLUM) & (head.depth > 4)
+        fossa = (head.where(anatomy.BRAIN_STEM) if stem else head.where(*anatomy.CEREBELLUM) & (head.depth > 4)) & ~_near_spine(head)
         if fossa.any():
             radius = float(np.exp(rng.uniform(np.log(2.5), np.log(10.0 if stem else 20.0))))
             _bleed_in_brain(b, random_voxel(fossa, rng), radius * rng.uniform(0.65, 1.35, 3), rng, "parenchymal")
@@ -210,7 +215,7 @@ def _bleed_in_brain(b: Bleeding, centre: np.ndarray, radii: np.ndarray, rng: Rng
 def traumatic_subarachnoid(b: Bleeding, rng: Rng) -> None:
     """Blood in some sulci of the convexity or a Sylvian fissure, at times around cerebellum and brain stem."""
     head = b.head
-    anywhere = head.where(anatomy.CSF) & head.inside & (head.brain_distance < 6) & ~head.tent
+    anywhere = head.where(anatomy.CSF) & head.inside & (head.brain_distance < 6) & ~head.tent & ~_near_spine(head)
     above = anywhere & (head.cerebellum_distance > 5)
     for _ in range(int(rng.integers(1, 5))):
         csf = above if rng.random() < 0.75 else anywhere
