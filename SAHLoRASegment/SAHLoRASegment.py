@@ -61,7 +61,7 @@ class SAHLoRASegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic.requirements = Path(self.resourcePath("requirements.txt"))
         for device, words in DEVICES:
             self.ui.deviceComboBox.addItem(words, device)
-        self.picker = ModelPicker(self.ui.modelComboBox, self.ui.adapterComboBox, self.ui.modelLabel, self.onModelChosen)
+        self.picker = ModelPicker(self.ui.modelComboBox, self.ui.adapterComboBox, self.ui.modelLabel, self.onModelChosen, with_default=True)
         self.line = ProgressLine(self.ui.progressBar, self.ui.statusLabel)
         self.batch = BatchTable(self.ui.batchTable)
 

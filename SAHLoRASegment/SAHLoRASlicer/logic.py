@@ -17,7 +17,7 @@ from .runs import FolderRun, SegmentRun
 
 @parameterNodeWrapper
 class SAHLoRASegmentParameterNode:
-    """The panel's choices, saved with the scene. model, adapter: names; empty: the first model, no adapter."""
+    """The panel's choices, saved with the scene. model, adapter: names; empty: the defaults (`segmenter`), or the first model."""
 
     inputVolume: vtkMRMLScalarVolumeNode
     outputSegmentation: vtkMRMLSegmentationNode

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from SAHLoRALib.segmenter import DEFAULT_ADAPTER, DEFAULT_MODEL
+
 from .models import ModelCard, import_model, list_models, user_folder
 from .segmentations import HAEMORRHAGE, SUBARACHNOID
 
@@ -14,10 +16,14 @@ NO_ADAPTER = "none"
 
 
 class ModelPicker:
-    """Two combo boxes for model and adapter, and a label that says what the choice is. `changed` is called after each choice of the user."""
+    """Two combo boxes for model and adapter, and a label that says what the choice is. `changed` is called after each choice of the user.
 
-    def __init__(self, model_box: Any, adapter_box: Any, label: Any, changed: Callable[[], None]) -> None:
+    with_default: where nothing has been chosen, the default model and its default adapter are, as on the command line.
+    """
+
+    def __init__(self, model_box: Any, adapter_box: Any, label: Any, changed: Callable[[], None], with_default: bool = False) -> None:
         self._model_box, self._adapter_box, self._label, self._changed = model_box, adapter_box, label, changed
+        self._with_default = with_default
         self._cards: list[ModelCard] = []
         self._filling = False
         model_box.connect("currentIndexChanged(int)", self._on_model)
@@ -34,6 +40,8 @@ class ModelPicker:
         for card in self._cards:
             if card.kind != "adapter":
                 self._model_box.addItem(card.name, card.name)
+        if not model and self._with_default:
+            model = DEFAULT_MODEL
         if model:
             self._model_box.setCurrentIndex(max(0, self._model_box.findData(model)))
         self._fill_adapters(adapter)
@@ -98,6 +106,8 @@ class ModelPicker:
         for card in self._cards:
             if card.kind == "adapter" and base is not None and card.base_digest == base.digest:
                 self._adapter_box.addItem(card.name, card.name)
+        if not wanted and self._with_default and base is not None and base.name == DEFAULT_MODEL:
+            wanted = DEFAULT_ADAPTER
         self._adapter_box.setCurrentIndex(max(0, self._adapter_box.findData(wanted)))
 
     def _on_model(self, index: int) -> None:

@@ -69,6 +69,30 @@ def test_adapters_are_offered_with_their_own_base_only(panel: Any, model_folder:
             path.unlink()
 
 
+def test_where_nothing_is_chosen_the_models_are_those_of_the_command_line(
+    module: Any, scene: Any, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from SAHLoRALib.model_folders import bundled_folders
+    from SAHLoRALib.segmenter import DEFAULT_ADAPTER, DEFAULT_MODEL
+    from SAHLoRASlicer import models
+    from standin import application
+
+    (model_folder / "a-first.safetensors").write_bytes((model_folder / "tiny.safetensors").read_bytes())
+    monkeypatch.setattr(models, "model_folders", lambda: [model_folder, *bundled_folders()])
+    panel = application.make_widget(module)
+    try:
+        panel.initializeParameterNode()
+        assert (panel.picker.model_name, panel.picker.adapter_name) == (DEFAULT_MODEL, DEFAULT_ADAPTER)
+        panel.ui.adapterComboBox.setCurrentIndex(panel.ui.adapterComboBox.findData("asah-cp-lora"))
+        panel.picker.refresh(panel._parameterNode.model, panel._parameterNode.adapter)
+        assert Path(panel.settings().adapter).stem == panel.picker.adapter_name == "asah-cp-lora"  # a choice stays
+        panel.picker.choose("a-first", "")
+        assert panel.picker.adapter_name == "none"
+    finally:
+        panel.cleanup()
+        (model_folder / "a-first.safetensors").unlink()
+
+
 def test_click_on_segment_brings_mask_table_plot_and_probability(ready: Any, sample: Any, tmp_path: Path) -> None:
     ready.ui.probabilityCheckBox.checked = True
     ready.ui.segmentButton.click()
