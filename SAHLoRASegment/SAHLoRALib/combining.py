@@ -53,7 +53,7 @@ class Combination:
 def combine(base: ModelInfo, parts: Sequence[Part], rank: int | None = None) -> Combination:
     """Add the parts up. rank: None for the smallest that keeps all but rounding.
 
-    Raises ConfigError (no part, one named twice, shares that add up to more than 1, BatchNorms that no adapter can hold together), ModelError (an
+    Raises ConfigError (a part named twice, shares that add up to more than 1, BatchNorms that no adapter can hold together), ModelError (an
     adapter of another base, a damaged file).
     """
     norm = _check(base, parts)
@@ -108,8 +108,6 @@ def judge(found: Combination, base: ModelInfo, cases: CaseTable, events: Events 
 
 def _check(base: ModelInfo, parts: Sequence[Part]) -> str:
     """The sum's handling of BatchNorms."""
-    if not parts:
-        raise ConfigError("No adapter was named; name each with its share, such as asah-conv-lora=0.5.")
     digests = [part.adapter.digest for part in parts]
     norms = set()
     for part in parts:

@@ -97,7 +97,7 @@ def test_what_cannot_be_added_is_refused(base, tmp_path):
     two = trained(base, "two", 2, method="cp-lora", rank=2, norm="affine")
     whole = save_base(load_network(base)[0], tmp_path / "whole.safetensors", grid=base.grid)
     for parts, told in (
-        ([], "No adapter"), ([Part(one, 1.5)], "at most 1"), ([Part(one, 0.5), Part(one, 0.2)], "twice"),
+        ([Part(one, 1.5)], "at most 1"), ([Part(one, 0.5), Part(one, 0.2)], "twice"),
         ([Part(one, 0.7), Part(two, 0.7)], "add up to 1.4"),
         ([Part(one, 0.5), Part(two, 0.5)], "one has its own BatchNorm statistics and two"), ([Part(whole, 0.5)], "whole network"),
     ):  # fmt: skip
@@ -151,6 +151,7 @@ def test_the_command_chooses_the_threshold_on_validation_cases(base, tmp_path, m
 @pytest.mark.parametrize(
     ("given", "told"),
     [
+        ([], "No adapter was named"),
         (["one"], "NAME=SHARE"), (["one=much"], "NAME=SHARE"), (["one=nan"], "NAME=SHARE"), (["one=-0.5"], "NAME=SHARE"), (["=0.5"], "NAME=SHARE"),
         (["one=2"], "at most 1"), (["nobody=0.5"], "no model 'nobody'"), (["tiny=0.5"], "not an adapter"), (["one=0.5", "--rank", "0"], "rank"),
     ],

@@ -55,6 +55,8 @@ def run(arguments: Arguments, events: Events) -> int:
 
     if arguments.rank is not None and not 1 <= arguments.rank <= MAX_RANK:
         raise ConfigError(f"The rank must be a whole number between 1 and {MAX_RANK}, not {arguments.rank}.")
+    if not arguments.adapters:
+        raise ConfigError("No adapter was named; name each with its share, such as asah-conv-lora=0.5.")
     path = model_target(arguments.folder, arguments.name)
     if path.exists():
         raise ConfigError(f"There is a model {path} already; choose another name or remove it.")
