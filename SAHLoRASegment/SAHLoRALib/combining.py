@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from .adapters import AdapterConfig, adapted_layers, adapter_shapes, load_adapter_state, merge
 from .case_check import require_usable
@@ -37,6 +38,13 @@ class Part:
 
     adapter: ModelInfo
     share: float
+
+    @property
+    def config(self) -> AdapterConfig:
+        """Raises ConfigError for a whole network."""
+        if self.adapter.adapter is None:
+            raise ConfigError(f"{self.adapter.name} is a whole network; only adapters are combined.")
+        return self.adapter.adapter
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,29 +69,24 @@ def combine(base: ModelInfo, parts: Sequence[Part], rank: int | None = None) -> 
     before = {name: tensor.double() for name, tensor in network.state_dict().items() if tensor.is_floating_point()}
     change = {name: torch.zeros_like(tensor) for name, tensor in before.items()}
     for part in parts:
-        assert part.adapter.adapter is not None  # _check saw to it
-        at_share = replace(part.adapter, adapter=replace(part.adapter.adapter, strength=part.share))
+        at_share = replace(part.adapter, adapter=replace(part.config, strength=part.share))
         after = load_network(base, at_share)[0].state_dict()
         for name, tensor in change.items():
             tensor += after[name].double() - before[name]
-    adapted = {module for part in parts if part.adapter.adapter is not None for module in part.adapter.adapter.modules}
+    adapted = {module for part in parts for module in part.config.modules}
     modules = tuple(module for module in MODULES if module in adapted)
     layers = [name for name, _ in adapted_layers(network, modules)]
     factors = {layer: torch.linalg.svd(change[f"{layer}.weight"].flatten(1), full_matrices=False) for layer in layers}
     rank = rank or max(1, *(_numerical_rank(values) for _, values, _ in factors.values()))
     config = AdapterConfig("conv-lora", rank, modules=modules, norm=norm)
     state: dict[str, Tensor] = {}
-    for name, shape in adapter_shapes(config, base.network).items():
-        layer, _, factor = name.partition(".update.")
-        if factor:
-            left, values, right = factors[layer]
-            half = values[:rank].sqrt()
-            rows = right[:rank] * half[:, None] if factor == "A" else (left[:, :rank] * half).T
-            whole = torch.zeros(rank, rows.shape[1], dtype=torch.float64)
-            whole[: len(rows)] = rows
-            state[name] = (whole if factor == "A" else whole.T).reshape(shape).float()
-        else:
-            state[name] = (before[name] + change[name]).float() if name in change else network.state_dict()[name]
+    for layer, (left, values, right) in factors.items():
+        half = values[:rank].sqrt()
+        more = rank - len(half)  # of a rank above the kernel's own: zeros
+        state[f"{layer}.update.A"] = pad(half[:, None] * right[:rank], (0, 0, 0, more)).reshape(rank, *change[f"{layer}.weight"].shape[1:]).float()
+        state[f"{layer}.update.B"] = pad(left[:, :rank] * half, (0, more)).float()
+    for name in adapter_shapes(config, base.network).keys() - state.keys():  # the BatchNorms' tensors
+        state[name] = (before[name] + change[name]).float() if name in change else network.state_dict()[name]
     load_adapter_state(network, config, state)
     lost, whole_norm = (sum(float((values[start:] ** 2).sum()) for _, values, _ in factors.values()) for start in (rank, 0))
     return Combination(network, config, 1 - lost / whole_norm if whole_norm else 1.0)
@@ -111,14 +114,12 @@ def _check(base: ModelInfo, parts: Sequence[Part]) -> str:
     digests = [part.adapter.digest for part in parts]
     norms = set()
     for part in parts:
-        if part.adapter.adapter is None:
-            raise ConfigError(f"{part.adapter.name} is a whole network; only adapters are combined.")
+        norms.add(part.config.norm)
         if not 0 < part.share <= 1:
             raise ConfigError(f"The share of {part.adapter.name} must be above 0 and at most 1, not {part.share:g}.")
         if digests.count(part.adapter.digest) > 1:
             raise ConfigError(f"{part.adapter.name} is named twice; name each adapter once, with its whole share.")
         check_belongs(part.adapter, base)
-        norms.add(part.adapter.adapter.norm)
     total = sum(part.share for part in parts)
     if total > 1 + 1e-9:
         raise ConfigError(
@@ -126,7 +127,7 @@ def _check(base: ModelInfo, parts: Sequence[Part]) -> str:
         )
     norms -= {"frozen"}
     if len(norms) > 1:
-        names = {part.adapter.adapter.norm: part.adapter.name for part in parts if part.adapter.adapter is not None}
+        names = {part.config.norm: part.adapter.name for part in parts}
         raise ConfigError(
             f"{names['adapt']} has its own BatchNorm statistics and {names['affine']} its own BatchNorm weights; no adapter holds both."
         )

@@ -26,6 +26,12 @@ def model_target(folder: Path | None, name: str) -> Path:
     return path
 
 
+def check_free(path: Path) -> None:
+    """Raise ConfigError where a model lies at `path`."""
+    if path.exists():
+        raise ConfigError(f"There is a model {path} already; choose another name or remove it.")
+
+
 def check_own(path: Path, config: TrainingConfig, base: ModelInfo | None, *, any_steps: bool = False, start: ModelInfo | None = None) -> None:
     """Raise ConfigError where another training's model lies at `path`: one of other settings, of another base, or gone on from another adapter.
 

@@ -7,12 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from SAHLoRALib.segmenter import DEFAULT_ADAPTER, DEFAULT_MODEL
+from SAHLoRALib.segmenter import DEFAULT_ADAPTER, DEFAULT_MODEL, NONE
 
 from .models import ModelCard, import_model, list_models, user_folder
 from .segmentations import HAEMORRHAGE, SUBARACHNOID
-
-NO_ADAPTER = "none"
 
 
 class ModelPicker:
@@ -102,7 +100,7 @@ class ModelPicker:
     def _fill_adapters(self, wanted: str) -> None:
         base = self.model
         self._adapter_box.clear()
-        self._adapter_box.addItem("None (the model as it is)", NO_ADAPTER)
+        self._adapter_box.addItem("None (the model as it is)", NONE)
         for card in self._cards:
             if card.kind == "adapter" and base is not None and card.base_digest == base.digest:
                 self._adapter_box.addItem(card.name, card.name)

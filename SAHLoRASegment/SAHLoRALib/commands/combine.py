@@ -50,7 +50,7 @@ def run(arguments: Arguments, events: Events) -> int:
     from ..catalogue import Catalogue
     from ..combining import combine
     from ..provenance import program
-    from ..targets import model_target
+    from ..targets import check_free, model_target
     from ..weights import save_adapter
 
     if arguments.rank is not None and not 1 <= arguments.rank <= MAX_RANK:
@@ -58,8 +58,7 @@ def run(arguments: Arguments, events: Events) -> int:
     if not arguments.adapters:
         raise ConfigError("No adapter was named; name each with its share, such as asah-conv-lora=0.5.")
     path = model_target(arguments.folder, arguments.name)
-    if path.exists():
-        raise ConfigError(f"There is a model {path} already; choose another name or remove it.")
+    check_free(path)
     catalogue = Catalogue()
     parts = [_part(given, catalogue) for given in arguments.adapters]
     base = catalogue.base_of(parts[0].adapter)

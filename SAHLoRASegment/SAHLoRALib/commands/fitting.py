@@ -63,7 +63,7 @@ def train_and_save(
     from ..checkpoint import FILE_NAME
     from ..provenance import table_digest
     from ..runs import effective
-    from ..targets import check_own, model_target
+    from ..targets import check_free, check_own, model_target
     from ..training import fit, save_model
 
     leads = int(os.environ.get("RANK", "0")) == 0  # of torchrun's processes the one that speaks and writes
@@ -71,8 +71,8 @@ def train_and_save(
         events = Events(cancel_file=arguments.cancel_file)
     path = model_target(arguments.folder, arguments.name)
     run = arguments.run or Path("runs") / arguments.name
-    if path.exists() and not (run / FILE_NAME).exists():
-        raise ConfigError(f"There is a model {path} already; choose another name or remove it.")
+    if not (run / FILE_NAME).exists():
+        check_free(path)
     check_own(path, effective(settings, base), base, start=start)
     training, validation, digests = chosen_cases(arguments, events)
     events.log(f"{len(training)} training cases, {len(validation)} validation cases; {f'base {base.name}' if base else 'from scratch'}.")
