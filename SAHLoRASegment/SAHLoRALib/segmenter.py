@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 #: What segments where nothing else is asked for. DEFAULT_ADAPTER: a name, or NONE for the model as it is.
 NONE = "none"
 DEFAULT_MODEL = "tbi-base"
-DEFAULT_ADAPTER = NONE
+DEFAULT_ADAPTER = "all-mix-lora"
 
 #: Share of the time that finding the skull takes before the first slice passes the network; for the progress only.
 _SKULL_SHARE = 0.12
@@ -142,7 +142,7 @@ class Segmenter:
     def load(cls, model: str = "", adapter: str = "", config: SegmentConfig | None = None, catalogue: Catalogue | None = None) -> Segmenter:
         """By names or paths. model: empty takes the adapter's base, or DEFAULT_MODEL; an adapter's name stands for the adapter with its base.
 
-        adapter: empty takes DEFAULT_ADAPTER with the default model and none with any other; NONE takes none. Raises ModelError, ConfigError.
+        adapter: empty takes DEFAULT_ADAPTER where no model is named and none where one is; NONE takes none. Raises ModelError, ConfigError.
         """
         from .weights import load_network
 
@@ -271,7 +271,7 @@ def choose_models(model: str = "", adapter: str = "", catalogue: Catalogue | Non
         if adapter not in ("", NONE, model):
             raise ConfigError(f"{model} is an adapter, and {adapter} another; one of the two is used at a time.")
         model, adapter = "", model
-    adapter = adapter or (DEFAULT_ADAPTER if model in ("", DEFAULT_MODEL) else NONE)
+    adapter = adapter or (NONE if model else DEFAULT_ADAPTER)
     adapter_info = None if adapter.lower() == NONE else catalogue.find(adapter, "adapter")
     base = catalogue.base_of(adapter_info) if adapter_info and not model else catalogue.find(model or DEFAULT_MODEL, "base")
     if adapter_info:

@@ -10,11 +10,12 @@ from tiny_scans import save_models
 
 
 def own_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's model folder, with tbi-base and soft in it; no others."""
+    """The user's model folder, with tbi-base and soft in it; no others, so the default is tbi-base alone."""
     folder = tmp_path / "models"
     save_models(folder)
     monkeypatch.setenv("SAHLORA_MODELS", str(folder))
     monkeypatch.setattr("SAHLoRALib.catalogue.bundled_folders", list)
+    monkeypatch.setattr("SAHLoRALib.segmenter.DEFAULT_ADAPTER", "none")
     return folder
 
 

@@ -34,6 +34,11 @@ def test_models_lists_and_describes(models: Path, capsys: Capture) -> None:
     assert described["kind"] == "adapter" and described["base_name"] == "tbi-base" and described["adapter"]["method"] == "cp-lora"
 
 
+def test_models_tells_what_segments_where_none_is_named(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setattr("SAHLoRALib.segmenter.DEFAULT_ADAPTER", "soft")
+    assert main(["models"]) == 0 and capsys.readouterr().out.endswith("\nWhere none is named, tbi-base with soft segments.\n")
+
+
 def test_models_of_an_empty_folder_says_where_to_put_them(models: Path, capsys: Capture) -> None:
     for path in models.iterdir():
         path.unlink()

@@ -16,8 +16,9 @@ from SAHLoRALib.ct import CTVolume, ct_from_image, read_ct, write_segmentation
 from SAHLoRALib.errors import Cancelled, ConfigError, ModelError
 from SAHLoRALib.events import Events
 from SAHLoRALib.findings import bounding_box, extent_mm, slice_findings, tidied
+from SAHLoRALib.model_folders import bundled_folders
 from SAHLoRALib.network import MultiViewUnet
-from SAHLoRALib.segmenter import SegmentConfig, Segmenter, choose_models
+from SAHLoRALib.segmenter import DEFAULT_ADAPTER, DEFAULT_MODEL, NONE, SegmentConfig, Segmenter, choose_models
 from SAHLoRALib.slices import intracranial, volume_ml
 from SAHLoRALib.weights import ModelInfo, load_network, save_base
 from tiny_scans import BLEED, GRID, SPACING, VOXEL_ML, box, bright_network, head, image, random_network, save_models, save_scan
@@ -327,12 +328,20 @@ def test_names_of_models_lead_to_base_and_adapter(tmp_path: Path) -> None:
 
     assert names("other") == ("other", None) and names("other", "none") == ("other", None)
     assert names("tbi-base", "soft") == ("tbi-base", "soft") and names("", "soft") == ("tbi-base", "soft")
-    assert names("soft") == ("tbi-base", "soft")
+    assert names("soft") == ("tbi-base", "soft") and names("tbi-base") == ("tbi-base", None)
     assert names(str(other.path)) == ("other", None) and names("", str(adapter.path)) == (base.name, adapter.name)
     with pytest.raises(ModelError, match="belongs to the base tbi-base"):
         choose_models("other", "soft", catalogue)
     with pytest.raises(ModelError, match="no model 'missing'"):
         choose_models("missing", "", catalogue)
+
+
+def test_where_nothing_is_named_the_default_adapter_goes_with_the_default_model(tmp_path: Path) -> None:
+    bundled = Catalogue(bundled_folders())
+    base, adapter = choose_models(catalogue=bundled)
+    assert base.name == DEFAULT_MODEL and (adapter.name if adapter else NONE) == DEFAULT_ADAPTER
+    assert choose_models(DEFAULT_MODEL, catalogue=bundled) == (base, None), "a model that is named comes as it is"
+    assert choose_models("", NONE, bundled) == (base, None)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ class Arguments(Common):
 def run(arguments: Arguments, events: Events) -> int:
     """Returns the exit code. Raises ModelError for a name that is not known."""
     from ..catalogue import Catalogue
+    from ..segmenter import DEFAULT_ADAPTER, DEFAULT_MODEL
 
     catalogue = Catalogue()
     if arguments.name:
@@ -40,6 +41,8 @@ def run(arguments: Arguments, events: Events) -> int:
     rows = [(m.name, m.kind, _what(m), m.base_name or "", _dice(m), m.date[:10], str(m.path.parent)) for m in models]
     if rows:
         arguments.say(table(("name", "kind", "what", "base", "Dice", "date", "folder"), rows))
+        if {DEFAULT_MODEL, DEFAULT_ADAPTER} <= {m.name for m in models}:
+            arguments.say(f"\nWhere none is named, {DEFAULT_MODEL} with {DEFAULT_ADAPTER} segments.")
     else:
         arguments.say(f"No models are there; put weight files into {catalogue.folders[-1]}.")
     events.result(command="models", models=[describe(m) for m in models], folders=[str(folder) for folder in catalogue.folders])

@@ -33,9 +33,9 @@ class Arguments(Common):
     output: Path
     """Folder for the results, a subfolder for each scan and summary.csv."""
     model: str = ""
-    """Name or file of the model (see: sahlora models); without it the default, or the base of the adapter."""
+    """Name or file of the model (see: sahlora models); without it the default model with its default adapter, or the base of the adapter."""
     adapter: str = ""
-    """Name or file of the adapter, or none."""
+    """Name or file of the adapter, or none; where a model is named, none without it."""
     format: Literal["nrrd", "nii.gz", "seg.nrrd"] = "nrrd"
     """Of the mask; seg.nrrd is Slicer's segmentation."""
     probability: bool = False
