@@ -86,16 +86,21 @@ EVERY=600 EMA=0.99 THREADS=1 LOSS=dice+ce NORM=frozen
 adapt tbi-conv-lora tbi-STAR/cases.csv haemorrhage conv-lora 32 5e-4 600 \
     "convLoRA adapter of rank 32 for traumatic haemorrhage, also below the tentorium, trained on synthetic head CT."
 
-# What the aSAH adapters and all-conv-lora have learnt, added up (model soups, arXiv 2203.05482).
-[ -f models/asah-mix-lora.safetensors ] || sahlora combine models/asah-conv-lora.safetensors=0.3 models/asah-cp-lora.safetensors=0.3 \
-    models/all-conv-lora.safetensors=0.2 --name asah-mix-lora --folder models --rank 32 --validation asah-validation/cases.csv --licence Apache-2.0 \
-    --lesion subarachnoid --description "Sum of three adapters for aneurysmal subarachnoid haemorrhage, trained on synthetic head CT."
+# What adapters have learnt, added up (model soups, arXiv 2203.05482).
+# NAME LESION DESCRIPTION ADAPTER=SHARE …
+mix() {
+    name=$1 lesion=$2 description=$3
+    shift 3
+    [ -f "models/$name.safetensors" ] || sahlora combine "$@" --name "$name" --folder models --rank 32 --licence Apache-2.0 --lesion "$lesion" \
+        --description "$description"
+}
+mix asah-mix-lora subarachnoid "Sum of three adapters for aneurysmal subarachnoid haemorrhage, trained on synthetic head CT." \
+    models/asah-conv-lora.safetensors=0.3 models/asah-cp-lora.safetensors=0.3 models/all-conv-lora.safetensors=0.2 --validation asah-validation/cases.csv
 # What segments where no adapter is named (segmenter.DEFAULT_ADAPTER). Its threshold is the mean of its parts': on the validation cases the Dice is 0.731 to
 # 0.734 from 0.2 to 0.6, so they choose none. An adapter for all bleeding learnt in one go, frozen BatchNorms, 2400 steps at 1e-3, had 0.735 there, but drew
 # 1.7 mL of false blood into the one real scan (0.3 mL).
-[ -f models/all-mix-lora.safetensors ] || sahlora combine models/all-conv-lora.safetensors=0.5 models/tbi-conv-lora.safetensors=0.5 \
-    --name all-mix-lora --folder models --rank 32 --licence Apache-2.0 --lesion haemorrhage \
-    --description "Sum of two adapters for haemorrhage of any kind, traumatic or aneurysmal, trained on synthetic head CT."
+mix all-mix-lora haemorrhage "Sum of two adapters for haemorrhage of any kind, traumatic or aneurysmal, trained on synthetic head CT." \
+    models/all-conv-lora.safetensors=0.5 models/tbi-conv-lora.safetensors=0.5
 
 # NAME …: figures on heads that no training and no choice has seen
 card() {

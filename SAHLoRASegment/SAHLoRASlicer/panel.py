@@ -39,7 +39,7 @@ class ModelPicker:
             if card.kind != "adapter":
                 self._model_box.addItem(card.name, card.name)
         if not model and self._with_default:
-            model = DEFAULT_MODEL
+            model, adapter = DEFAULT_MODEL, adapter or DEFAULT_ADAPTER
         if model:
             self._model_box.setCurrentIndex(max(0, self._model_box.findData(model)))
         self._fill_adapters(adapter)
@@ -104,8 +104,6 @@ class ModelPicker:
         for card in self._cards:
             if card.kind == "adapter" and base is not None and card.base_digest == base.digest:
                 self._adapter_box.addItem(card.name, card.name)
-        if not wanted and self._with_default and base is not None and base.name == DEFAULT_MODEL:
-            wanted = DEFAULT_ADAPTER
         self._adapter_box.setCurrentIndex(max(0, self._adapter_box.findData(wanted)))
 
     def _on_model(self, index: int) -> None:

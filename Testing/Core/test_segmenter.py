@@ -336,7 +336,7 @@ def test_names_of_models_lead_to_base_and_adapter(tmp_path: Path) -> None:
         choose_models("missing", "", catalogue)
 
 
-def test_where_nothing_is_named_the_default_adapter_goes_with_the_default_model(tmp_path: Path) -> None:
+def test_where_nothing_is_named_the_default_adapter_goes_with_the_default_model() -> None:
     bundled = Catalogue(bundled_folders())
     base, adapter = choose_models(catalogue=bundled)
     assert base.name == DEFAULT_MODEL and (adapter.name if adapter else NONE) == DEFAULT_ADAPTER
