@@ -1,7 +1,8 @@
 """Synthetic head CT with traumatic and aneurysmal haemorrhage, made from label maps of real anatomies.
 
 From head to scan: `anatomy` (label map → `Head` with distances and dura), `tissue` (HU of one patient), `lesions` (bleeding with its mass effect),
-`scanner` (pose, slices, partial volume, blur, beam hardening, noise), `case` (all of it by one seed), `cohort` (many, with a case table).
+`scanner` (pose, slices, partial volume, blur, noise), `hardening` (what bone does to a slice), `case` (all of it by one seed), `cohort` (many, with
+a case table).
 """
 
 from .anatomy import Head, heads_in, icbm_head, load_head

@@ -1,8 +1,9 @@
 """From a label map to a `Head`: where bone, brain, cisterns, dura and sinuses are, and how far from them every voxel lies.
 
 Label maps carry FreeSurfer's numbers, and outside the brain 24 (CSF with sulci and cisterns), 515 compact skull, 516 marrow, 511 scalp, 507 other
-soft tissue, 506 eyes, 508 optic nerve, 514 dural sinuses; 0 is air (https://surfer.nmr.mgh.harvard.edu, BBillot/SynthSeg). Without a folder of
-such maps, `icbm_head` builds one from the ICBM 2009a tissue maps that nilearn carries.
+soft tissue, 502 arteries (carotid, vertebral), 506 eyes, 508 optic nerve, 512 spinal cord, 514 dural sinuses; 0 is air
+(https://surfer.nmr.mgh.harvard.edu, BBillot/SynthSeg; the names of 502 and 512 by where they lie in the maps). Without a folder of such maps,
+`icbm_head` builds one from the ICBM 2009a tissue maps that nilearn carries.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ BASAL_GANGLIA = (11, 12, 13, 50, 51, 52)
 BRAIN_STEM = 16
 CSF = 24
 COMPACT, MARROW = 515, 516
-SINUS = 514
+ARTERY, CORD, SINUS = 502, 512, 514
 EYES = 506
 
 
@@ -96,15 +97,15 @@ def head_from_labels(labels: np.ndarray, name: str) -> Head:
     labels[:6] = labels[6]  # the neck goes on
 
     bone = np.isin(labels, (COMPACT, MARROW))
-    tissue = ((labels > 0) & (labels < 500)) | (labels == SINUS)
+    tissue = ((labels > 0) & (labels < 500)) | np.isin(labels, (CORD, SINUS))
     ball = ndimage.generate_binary_structure(3, 1)
     inside = ndimage.binary_closing(tissue, ball, iterations=3) & ~bone & ~np.isin(labels, (511, 507, EYES, 508, 509))
     components, count = ndimage.label(inside)
     inside = components == 1 + int(np.argmax(np.bincount(components.ravel())[1:])) if count > 1 else inside
-    labels = np.where(inside & ((labels == 0) | (labels >= 500)) & (labels != SINUS), CSF, labels).astype(np.int16)
+    labels = np.where(inside & ((labels == 0) | (labels >= 500)) & ~np.isin(labels, (ARTERY, CORD, SINUS)), CSF, labels).astype(np.int16)
     labels[(labels == CSF) & ~inside & (distance_to(bone) > 2)] = 507  # spinal and orbital leftovers
 
-    brain = inside & ~np.isin(labels, (CSF, SINUS, *VENTRICLES))
+    brain = inside & ~np.isin(labels, (CSF, ARTERY, SINUS, *VENTRICLES))
     left, right = distance_to(np.isin(labels, LEFT)), distance_to(np.isin(labels, RIGHT))
     cerebellum = distance_to(np.isin(labels, CEREBELLUM))
     cerebrum_distance = np.minimum(left, right)

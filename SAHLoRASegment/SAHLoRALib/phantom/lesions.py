@@ -5,7 +5,7 @@ large parenchymal blood pushes the tissue beside it aside. Densities after the m
 epidural 55–62, subdural 31–58, ventricular 41–51.
 
 Traumatic blood lies below the tentorium and at the base of the skull more often than in patients (where 3 to 10 % of it does): a network that never
-saw any there learns the place instead of the density, and says 0.00 for a plain bleed in the cerebellum.
+saw any there learns the place instead of the density, and misses a plain bleed in the cerebellum.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ def _bleed_in_brain(b: Bleeding, centre: np.ndarray, radii: np.ndarray, rng: Rng
     box = box_around(centre, float(max(radii)) * 2.6 + 6, b.hu.shape)
     distance = ragged_ellipsoid(centre, radii, box, rng, ragged=rng.uniform(0.1, 0.26))
     brain = head.inside[box] & (head.depth[box] > 0.5)
-    tissue = brain & ~np.isin(head.labels[box], (anatomy.CSF, anatomy.SINUS, *anatomy.VENTRICLES))
+    tissue = brain & ~np.isin(head.labels[box], (anatomy.CSF, anatomy.ARTERY, anatomy.SINUS, *anatomy.VENTRICLES))
     rim = 1.0 + rng.uniform(0.15, 0.9)
     oedema = np.clip((rim - distance) / 0.3, 0, 1) * tissue * rng.uniform(4, 15)
     b.hu[box] -= np.where(np.isin(head.labels[box], anatomy.WHITE), oedema, 0.6 * oedema).astype(np.float32)

@@ -63,7 +63,7 @@ def _tissue_values(head: Head, rng: Rng) -> np.ndarray:
         ((7, 46), white + 2),
         ((8, 47), cortex - 0.5),
         ((*anatomy.THALAMI, *anatomy.BASAL_GANGLIA, 17, 18, 26, 53, 54, 58), deep),
-        ((28, 60, anatomy.BRAIN_STEM), rng.uniform(29, 34)),
+        ((28, 60, anatomy.BRAIN_STEM, anatomy.CORD), rng.uniform(29, 34)),
         ((*anatomy.VENTRICLES, anatomy.CSF), csf),
         ((25, 57), rng.uniform(20, white)),
         ((anatomy.EYES,), rng.uniform(8, 20)),
@@ -153,6 +153,11 @@ def _sinuses_and_vessels(head: Head, hu: np.ndarray, rng: Rng) -> None:
     # arteries of the base: basilar, carotid ends, middle cerebrals
     blood, csf = rng.uniform(38, 60), head.where(anatomy.CSF) & head.inside
     w = head.willis
+    arteries = head.where(anatomy.ARTERY)
+    hu[arteries] = blood
+    if arteries.any() and rng.random() < 0.8:  # the cavernous sinuses, around the carotids beside the sella
+        beside = (distance_to(arteries, 8.0) < rng.uniform(2.5, 5.5)) & (distance_to_point(head, w - np.array([9.0, 6.0, 0.0])) < 20)
+        hu[beside & head.where(anatomy.CSF, 507)] = dense - rng.uniform(0, 12)
     calcified = rng.random() < 0.25
     for side in (-1.0, 1.0):
         path = [w + np.array([0.0, -2.0, 4.0 * side]) + t * np.array([4.0, 3.0, 36.0 * side]) for t in np.linspace(0, 1, 30)]
@@ -179,7 +184,7 @@ def _old_damage(head: Head, hu: np.ndarray, rng: Rng) -> None:
         reach = rng.uniform(3, 12)
         pale = head.where(*anatomy.WHITE) & (head.ventricle_distance < reach + 2 * smooth_noise(hu.shape, 12, rng))
         hu[pale] -= rng.uniform(3, 10)
-    brain = head.inside & ~head.where(anatomy.CSF, anatomy.SINUS, *anatomy.VENTRICLES)
+    brain = head.inside & ~head.where(anatomy.CSF, anatomy.ARTERY, anatomy.SINUS, *anatomy.VENTRICLES)
     for _ in range(int(rng.choice([0, 1, 2], p=[0.8, 0.14, 0.06]))):
         centre = random_voxel(brain, rng)
         paint_ball(hu, centre, rng.uniform(4, 24, 3), rng.uniform(8, 24), rng, brain)
@@ -201,7 +206,7 @@ def _calcifications(head: Head, hu: np.ndarray, rng: Rng) -> None:
             continue
         rows = np.nonzero(ventricle)[1]
         back = ventricle & (np.arange(hu.shape[1])[None, :, None] > np.quantile(rows, 0.7))
-        value = rng.uniform(38, 60) if rng.random() < 0.35 else rng.uniform(70, 350)
+        value = rng.uniform(33, 46) if rng.random() < 0.35 else rng.uniform(70, 350)
         centre = random_voxel(back, rng)
         for _ in range(int(rng.integers(1, 4))):
             paint_ball(hu, centre + rng.normal(0, 2, 3), rng.uniform(1.5, 4.5, 3), value, rng, ndimage.binary_dilation(ventricle))
