@@ -12,7 +12,7 @@ import SimpleITK as sitk
 import torch
 from SAHLoRALib.ct import list_series, read_ct, read_label
 from SAHLoRALib.errors import ConfigError, ScanError
-from SAHLoRALib.phantom import PhantomConfig, ScannerConfig, heads_in, icbm_head, lesions, load_head, make_case, make_cohort
+from SAHLoRALib.phantom import PhantomConfig, ScannerConfig, anatomy, heads_in, icbm_head, lesions, load_head, make_case, make_cohort
 from SAHLoRALib.phantom.fields import distance_to, smooth_noise, warp
 from SAHLoRALib.phantom.lesions import Bleeding
 from SAHLoRALib.phantom.scanner import Pose, acquire, draw_scanner
@@ -149,6 +149,23 @@ def test_what_is_brighter_than_any_blood_is_left_to_the_bone():
     shared = (ct.hu > 105) & (ct.hu < 155)  # the bone's edge, a pixel of half a millimetre and a half wide
     assert shared[:, :, 16:48].any() and not (mask & (ct.hu > 101)).any()
     assert mask[:, 23:25, 16:48].all()
+
+
+def test_cord_and_arteries_of_a_label_map_are_tissue_and_blood_and_no_air(head):
+    labels = head.labels.copy()
+    z, y, x = (int(v) for v in head.willis)
+    below = int(np.nonzero((labels == 16).any(axis=(1, 2)))[0].min())
+    labels[below - 12 : below, y + 30 : y + 38, x - 4 : x + 4] = 512
+    labels[z - 14 : z - 4, y - 8 : y - 3, x + 10 : x + 15] = 502  # a carotid beside the sella
+    labels[z - 60 : z - 50, y : y + 5, x + 30 : x + 35] = 502  # and one in the neck
+    with_both = anatomy.head_from_labels(labels, "with both")
+    hu = draw_patient(with_both, np.random.default_rng(2), operated=0.0)
+    cord, arteries = with_both.labels == 512, with_both.labels == 502
+    assert cord.sum() > 500 and arteries.sum() > 400
+    assert 24 < np.median(hu[cord]) < 40
+    assert 36 < np.percentile(hu[arteries], 5) <= np.percentile(hu[arteries], 95) < 62
+    assert (with_both.brain_distance[cord & with_both.inside] == 0).all()
+    assert (with_both.brain_distance[arteries] > 0).all()
 
 
 def test_thin_slices_are_noisier_than_thick_ones_of_the_same_hospital():
