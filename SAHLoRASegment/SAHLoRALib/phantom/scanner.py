@@ -96,7 +96,7 @@ def draw_scanner(rng: Rng, matrix: int = 512, slices: int | None = None, site: s
         noise_grain_mm=float(rng.uniform(0.3, 0.5) if second else rng.uniform(0.4, 0.8)),
         offset_hu=float(rng.normal(2.0 if second else 0.0, 1.5)),
         gain=float(rng.normal(1.0, 0.015)),
-        hardening_hu=float(rng.uniform(0, 14)),
+        hardening_hu=float(rng.uniform(0, 12)),
         motion_mm=float(rng.uniform(0.5, 3.0)) if rng.random() < 0.08 else 0.0,
         holder=bool(rng.random() < 0.8),
         padding_hu=float(rng.choice([-1024.0, -1500.0, -2000.0, -3024.0])),

@@ -85,11 +85,27 @@ def _tissue_values(head: Head, rng: Rng) -> np.ndarray:
     hu[soft] = np.where(muscle & ~orbit, rng.uniform(45, 60), rng.uniform(-105, -75))[soft]
     bone = head.where(anatomy.COMPACT)
     hu[bone] = np.clip(hu[bone] * (1.0 + 0.12 * smooth_noise(hu.shape, 12, rng)[bone]), 600, 1650)
+    _skull_base(head, hu, rng)
     if rng.random() < 0.2:  # fluid in the paranasal sinuses, mastoids
         hollow = (head.labels == 0) & (ndimage.distance_transform_cdt(head.labels == 0) < 9) & (smooth_noise(hu.shape, 18, rng) > 0.5)
         hollow &= distance_to(head.where(anatomy.COMPACT), 15.0) < 6
         hu[hollow & _enclosed(head)] = rng.uniform(15, 60)
     return hu
+
+
+def _skull_base(head: Head, hu: np.ndarray, rng: Rng) -> None:
+    """Below the cisterns bone is compact in its outer 2 mm only; behind and beside the sella it is full of air cells, more or less.
+
+    The label maps have solid bone there: on a ray through the posterior fossa half as much again as in the one real scan at hand.
+    """
+    w = head.willis
+    z, y, x = (np.arange(n, dtype=np.float32) - np.float32(c) for n, c in zip(hu.shape, w, strict=True))
+    bone = head.where(anatomy.COMPACT, anatomy.MARROW) & (z < 4.0)[:, None, None]
+    core = bone & (distance_to(~bone, 10.0) > 1.8)
+    hu[core] = (rng.uniform(250, 650) * (1.0 + 0.3 * smooth_noise(hu.shape, 6, rng)))[core]
+    temporal = core & ((y > -12.0)[:, None] & (np.abs(x) > 20.0))[None]
+    cells = temporal & (smooth_noise(hu.shape, 4, rng) > rng.uniform(-0.8, 0.8))
+    hu[cells] = rng.uniform(-800, -100)
 
 
 def _enclosed(head: Head) -> np.ndarray:
@@ -156,8 +172,8 @@ def _sinuses_and_vessels(head: Head, hu: np.ndarray, rng: Rng) -> None:
     arteries = head.where(anatomy.ARTERY)
     hu[arteries] = blood
     if arteries.any() and rng.random() < 0.8:  # the cavernous sinuses, around the carotids beside the sella
-        beside = (distance_to(arteries, 8.0) < rng.uniform(2.5, 5.5)) & (distance_to_point(head, w - np.array([9.0, 6.0, 0.0])) < 20)
-        hu[beside & head.where(anatomy.CSF, 507)] = dense - rng.uniform(0, 12)
+        beside = (distance_to(arteries, 8.0) < rng.uniform(1.5, 4.0)) & (distance_to_point(head, w - np.array([9.0, 6.0, 0.0])) < 20)
+        hu[beside & head.where(anatomy.CSF, 507)] = np.clip(dense - rng.uniform(5, 20), 38, 60)
     calcified = rng.random() < 0.25
     for side in (-1.0, 1.0):
         path = [w + np.array([0.0, -2.0, 4.0 * side]) + t * np.array([4.0, 3.0, 36.0 * side]) for t in np.linspace(0, 1, 30)]
