@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 #: What segments where nothing else is asked for. DEFAULT_ADAPTER: a name, or NONE for the model as it is.
 NONE = "none"
 DEFAULT_MODEL = "tbi-base"
-DEFAULT_ADAPTER = "all-mix-lora"
+DEFAULT_ADAPTER = "all-conv-lora"
 
 #: Share of the time that finding the skull takes before the first slice passes the network; for the progress only.
 _SKULL_SHARE = 0.12
@@ -44,8 +44,8 @@ class SegmentConfig:
 
     threshold: float | None = None
     """Probability from which a voxel is haemorrhage; without it the model's own, chosen in its training."""
-    # On the validation heads 0.3 mL would draw a third less false blood into heads without any, at the same Dice of the base and all-conv-lora; but
-    # asah-conv-lora would lose the smallest of 32 haemorrhages, which it finds.
+    # On the validation heads 0.3 mL would draw a third less false blood into heads without any, at the same Dice of the base; but an aSAH adapter would
+    # lose the smallest of 32 haemorrhages, which it finds.
     smallest_ml: float = 0.1
     """Pieces smaller than this many mL are removed."""
     flips: bool = False

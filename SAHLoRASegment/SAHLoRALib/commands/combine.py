@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Arguments(Common):
     """Add adapters of one base up to a single one: what each has learnt, at its share. It is used like any other adapter and costs no more time.
 
-    For instance half of the way to your hospital's adapter and half to another's: sahlora combine my-hospital=0.5 asah-conv-lora=0.5 --name both
+    For instance half of the way to your hospital's adapter and half to another's: sahlora combine my-hospital=0.5 asah-cp-lora=0.5 --name both
     """
 
     adapters: tyro.conf.Positional[tuple[str, ...]]
@@ -56,7 +56,7 @@ def run(arguments: Arguments, events: Events) -> int:
     if arguments.rank is not None and not 1 <= arguments.rank <= MAX_RANK:
         raise ConfigError(f"The rank must be a whole number between 1 and {MAX_RANK}, not {arguments.rank}.")
     if not arguments.adapters:
-        raise ConfigError("No adapter was named; name each with its share, such as asah-conv-lora=0.5.")
+        raise ConfigError("No adapter was named; name each with its share, such as asah-cp-lora=0.5.")
     path = model_target(arguments.folder, arguments.name)
     check_free(path)
     catalogue = Catalogue()
@@ -104,5 +104,5 @@ def _part(given: str, catalogue: Catalogue) -> Part:
     except ValueError:
         share = -1.0
     if not name or not share > 0:
-        raise ConfigError(f"{given!r} is no adapter with a share above 0; write it as NAME=SHARE, such as asah-conv-lora=0.5.")
+        raise ConfigError(f"{given!r} is no adapter with a share above 0; write it as NAME=SHARE, such as asah-cp-lora=0.5.")
     return Part(catalogue.find(name, "adapter"), share)
