@@ -168,6 +168,30 @@ def test_cord_and_arteries_of_a_label_map_are_tissue_and_blood_and_no_air(head):
     assert (with_both.brain_distance[arteries] > 0).all()
 
 
+def test_the_skull_base_is_compact_outside_and_spongy_or_full_of_air_inside_and_the_vault_is_not(head, patient):
+    bone = head.where(515, 516)
+    deep = bone & (distance_to(~bone, 10.0) > 1.8)
+    low = np.arange(bone.shape[0])[:, None, None] < head.willis[0] + 3
+    lateral = np.abs(np.arange(bone.shape[2]) - head.willis[2])[None, None, :] > 22
+    assert np.percentile(patient[deep & low], 95) < 1300
+    assert np.median(patient[deep & low & ~lateral]) < 700 < np.median(patient[bone & ~deep & low])
+    assert 0.05 < (patient[deep & low & lateral] < -50).mean() < 0.9
+    assert (patient[bone & ~low] > 150).mean() > 0.97
+
+
+def test_blood_of_the_cavernous_sinus_lies_around_the_carotid_beside_the_sella(head):
+    labels = head.labels.copy()
+    z, y, x = (int(v) for v in head.willis)
+    labels[z - 14 : z - 4, y - 12 : y, x + 5 : x + 20] = 24
+    labels[z - 14 : z - 4, y - 8 : y - 4, x + 10 : x + 14] = 502
+    sella = anatomy.head_from_labels(labels, "sella")
+    carotid = sella.labels == 502
+    around = ~carotid & (distance_to(carotid) < 1.5) & (sella.labels == 24)
+    assert around.sum() > 100
+    dense = [np.mean((hu >= 38) & (hu <= 60)) for hu in (draw_patient(sella, np.random.default_rng(n), operated=0.0)[around] for n in range(4))]
+    assert max(dense) > 0.9
+
+
 def test_thin_slices_are_noisier_than_thick_ones_of_the_same_hospital():
     drawn = [draw_scanner(np.random.default_rng(seed), site=site) for seed in range(300) for site in "AB"]
     noise = {mm: np.mean([s.noise_hu for s in drawn if s.thickness_mm == mm]) for mm in (1.0, 3.0, 7.0)}
