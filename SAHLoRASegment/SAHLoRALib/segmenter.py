@@ -44,8 +44,8 @@ class SegmentConfig:
 
     threshold: float | None = None
     """Probability from which a voxel is haemorrhage; without it the model's own, chosen in its training."""
-    # On the validation heads 0.3 mL would draw a third less false blood into heads without any, at the same Dice of the base; but an aSAH adapter would
-    # lose the smallest of 32 haemorrhages, which it finds.
+    # On the validation heads 0.3 mL would draw a third less false blood into heads without any, at the same Dice of the base; but an aSAH adapter
+    # would lose the smallest of 32 haemorrhages, which it finds.
     smallest_ml: float = 0.1
     """Pieces smaller than this many mL are removed."""
     flips: bool = False
