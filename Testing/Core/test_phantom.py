@@ -188,8 +188,8 @@ def test_blood_of_the_cavernous_sinus_lies_around_the_carotid_beside_the_sella(h
     carotid = sella.labels == 502
     around = ~carotid & (distance_to(carotid) < 1.5) & (sella.labels == 24)
     assert around.sum() > 100
-    dense = [np.mean((hu >= 38) & (hu <= 60)) for hu in (draw_patient(sella, np.random.default_rng(n), operated=0.0)[around] for n in range(4))]
-    assert max(dense) > 0.9
+    patients = (draw_patient(sella, np.random.default_rng(n), operated=0.0)[around] for n in range(4))
+    assert any(np.mean((hu >= 38) & (hu <= 60)) > 0.9 for hu in patients)  # not every patient shows them
 
 
 def test_thin_slices_are_noisier_than_thick_ones_of_the_same_hospital():
