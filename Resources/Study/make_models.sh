@@ -9,9 +9,10 @@
 # The adapters start from the base that comes along, whose own six stages its card tells. BASE=new trains a base from scratch first, on a GPU: 0.05 s a
 # step on an NVIDIA H100, seven minutes in all; on two cores fifteen hours, reckoned from 1.7 s for a step of 16 slices. Stopped at step 5500 it had a
 # validation Dice of 0.67 where the one that comes along has 0.61, but drew 6.9 mL of false blood into the one real scan (0.2 mL), so it was left.
-# The base has learnt from the phantom of git 2714611 and before, in which arteries and spinal cord were air, so that what it says of them in a real scan is chance.
-# Without it the whole takes about two hours on two cores (a step of an adapter 1.4 to 2.2 s; on a processor without AVX-512 7.5 s). The same seeds give the
+# Without BASE=new the whole takes about two hours on two cores (a step of an adapter 1.4 to 2.2 s; on a processor without AVX-512 7.5 s). The same seeds give the
 # same cases but for single voxels at an edge (on a third machine one mask of 30 was 0.003 mL larger); weights and figures differ a little too.
+# The base that comes along has learnt from the phantom of git 2714611 and before, in which arteries and spinal cord were air: what it says of them in a real
+# scan is chance.
 set -eu
 fail() { echo "$1" >&2; exit 2; }
 [ -n "${HEADS:-}" ] || fail "HEADS is not set: name the folder of the label maps that the heads are made from, such as make models HEADS=heads."
