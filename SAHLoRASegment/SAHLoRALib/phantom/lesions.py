@@ -63,10 +63,10 @@ def traumatic(head: Head, hu: np.ndarray, rng: Rng) -> Bleeding:
 
 
 def aneurysmal(head: Head, hu: np.ndarray, rng: Rng) -> Bleeding:
-    """Subarachnoid blood from the basal cisterns outwards; in a third of the cases ventricular blood, in some a clot in the brain."""
+    """Subarachnoid blood from the basal cisterns outwards; in nearly half of the cases ventricular blood, in some a clot in the brain."""
     bleeding = Bleeding(head, hu, np.zeros(hu.shape, np.float32), [])
     subarachnoid(bleeding, rng)
-    if rng.random() < 0.35:
+    if rng.random() < 0.45:
         ventricular(bleeding, rng)
     if rng.random() < 0.15:
         clot(bleeding, rng)
@@ -158,8 +158,9 @@ def tentorial(b: Bleeding, rng: Rng) -> None:
 def contusion(b: Bleeding, rng: Rng) -> None:
     """Some ragged bleeds near the surface, frontal and temporal first, at times cerebellar, with a dark rim."""
     head = b.head
-    cerebellar = rng.random() < 0.15 and head.where(8, 47).any()
-    cortex = head.where(*((8, 47) if cerebellar else (3, 42))) & (head.depth < 16) & ~(_near_spine(head) & cerebellar)
+    cortices = head.where(8, 47), head.where(3, 42)
+    cerebellar = rng.random() < 0.15 and cortices[0].any()
+    cortex = cortices[0 if cerebellar else 1] & (head.depth < 16) & ~(_near_spine(head) & cerebellar)
     low_front = np.arange(b.hu.shape[0])[:, None, None] < head.willis[0] + 35
     sites = cortex & low_front if rng.random() < 0.7 and (cortex & low_front).any() else cortex
     centre = random_voxel(sites, rng)
@@ -276,7 +277,7 @@ def ventricular(b: Bleeding, rng: Rng, narrow: float = 0.35) -> None:
             fraction = np.maximum(fraction, head.where(label).astype(np.float32))
     if rng.random() < 0.3:
         fraction *= smoothstep(smooth_noise(b.hu.shape, 10, rng), -1.0, 0.0)
-    value = rng.uniform(42, 64) + 2.0 * smooth_noise(b.hu.shape, 6, rng)
+    value = rng.uniform(44, 72) + 2.0 * smooth_noise(b.hu.shape, 6, rng)
     b.paint(fraction, value.astype(np.float32), "ventricular")
 
 

@@ -240,8 +240,10 @@ def _bone_artefact(bone: Tensor, plane: np.ndarray, config: ScannerConfig) -> np
     coarse = max(1, round(1.0 / pixel))
     rim = ndimage.gaussian_filter((plane > 250)[::coarse, ::coarse].astype(np.float32), 4.5 / (pixel * coarse), truncate=2.5)
     error = bone_error(bone, config.field_mm, _HARDENING * config.hardening_hu)
-    fine = functional.interpolate(error[None, None], size=(size, size), mode="bilinear", align_corners=False)[0, 0].numpy()
-    under = functional.interpolate(torch.from_numpy(rim)[None, None], size=(size, size), mode="bilinear", align_corners=False)[0, 0].numpy()
+    fine, under = (
+        functional.interpolate(picture[None, None], size=(size, size), mode="bilinear", align_corners=False)[0, 0].numpy()
+        for picture in (error, torch.from_numpy(rim))
+    )
     return fine + config.hardening_hu * (_RIM * under - _CALIBRATED)
 
 

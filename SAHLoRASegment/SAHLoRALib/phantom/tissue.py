@@ -85,6 +85,7 @@ def _tissue_values(head: Head, rng: Rng) -> np.ndarray:
     hu[soft] = np.where(muscle & ~orbit, rng.uniform(45, 60), rng.uniform(-105, -75))[soft]
     bone = head.where(anatomy.COMPACT)
     hu[bone] = np.clip(hu[bone] * (1.0 + 0.12 * smooth_noise(hu.shape, 12, rng)[bone]), 600, 1650)
+    _outer_table(head, hu, rng)
     _skull_base(head, hu, rng)
     if rng.random() < 0.2:  # fluid in the paranasal sinuses, mastoids
         hollow = (head.labels == 0) & (ndimage.distance_transform_cdt(head.labels == 0) < 9) & (smooth_noise(hu.shape, 18, rng) > 0.5)
@@ -93,17 +94,26 @@ def _tissue_values(head: Head, rng: Rng) -> np.ndarray:
     return hu
 
 
+def _outer_table(head: Head, hu: np.ndarray, rng: Rng) -> None:
+    """The vault thicker or thinner than in the label map, at its outer side: two dozen maps do not show how much skulls differ."""
+    thicker = rng.uniform(-2.0, 4.0) + 0.5 * smooth_noise(hu.shape, 25, rng)
+    bone, soft = head.where(anatomy.COMPACT, anatomy.MARROW), head.where(507, 511)
+    vault = (axes_from(head, head.willis)[0] > 8.0) & (distance_to(head.inside, 25.0) < 20)
+    hu[soft & vault & (distance_to(bone, 8.0) <= thicker)] = rng.uniform(800, 1400)
+    thinned = bone & vault & (distance_to(soft, 8.0) <= -thicker) & (distance_to(head.inside, 8.0) > 3.5)
+    hu[thinned] = rng.uniform(-90, 40)
+
+
 def _skull_base(head: Head, hu: np.ndarray, rng: Rng) -> None:
     """Below the cisterns bone is compact in its outer 2 mm only; behind and beside the sella it is full of air cells, more or less.
 
     The label maps have solid bone there: on a ray through the posterior fossa half as much again as in the one real scan at hand.
     """
-    w = head.willis
-    z, y, x = (np.arange(n, dtype=np.float32) - np.float32(c) for n, c in zip(hu.shape, w, strict=True))
-    bone = head.where(anatomy.COMPACT, anatomy.MARROW) & (z < 4.0)[:, None, None]
+    z, y, x = axes_from(head, head.willis)
+    bone = head.where(anatomy.COMPACT, anatomy.MARROW) & (z < 4.0)
     core = bone & (distance_to(~bone, 10.0) > 1.8)
     hu[core] = (rng.uniform(250, 650) * (1.0 + 0.3 * smooth_noise(hu.shape, 6, rng)))[core]
-    temporal = core & ((y > -12.0)[:, None] & (np.abs(x) > 20.0))[None]
+    temporal = core & (y > -12.0) & (y < 40.0) & (np.abs(x) > 20.0)
     cells = temporal & (smooth_noise(hu.shape, 4, rng) > rng.uniform(-0.8, 0.8))
     hu[cells] = rng.uniform(-800, -100)
 
@@ -132,8 +142,14 @@ def _atrophy_or_youth(head: Head, hu: np.ndarray, rng: Rng) -> None:
 
 def distance_to_point(head: Head, point: np.ndarray) -> np.ndarray:
     """float32 mm from `point` (z, y, x) for every voxel of the head."""
+    z, y, x = axes_from(head, point)
+    return np.sqrt(z**2 + y**2 + x**2)
+
+
+def axes_from(head: Head, point: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """float32 mm from `point` along z, y and x: (planes, 1, 1), (1, rows, 1) and (1, 1, columns)."""
     z, y, x = (np.arange(n, dtype=np.float32) - np.float32(p) for n, p in zip(head.labels.shape, point, strict=True))
-    return np.sqrt(z[:, None, None] ** 2 + y[None, :, None] ** 2 + x[None, None, :] ** 2)
+    return z[:, None, None], y[None, :, None], x[None, None, :]
 
 
 def _dura(head: Head, hu: np.ndarray, rng: Rng) -> None:
