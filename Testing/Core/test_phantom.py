@@ -16,7 +16,7 @@ from SAHLoRALib.phantom import PhantomConfig, ScannerConfig, anatomy, heads_in, 
 from SAHLoRALib.phantom.fields import distance_to, smooth_noise, warp
 from SAHLoRALib.phantom.lesions import Bleeding
 from SAHLoRALib.phantom.scanner import Pose, acquire, draw_scanner
-from SAHLoRALib.phantom.tissue import _dura, draw_patient
+from SAHLoRALib.phantom.tissue import _dura, _outer_table, _skull_base, draw_patient
 from scipy import ndimage
 
 SMALL = ScannerConfig(matrix=96, gaps_mm=(12.0,) * 11, thickness_mm=4.0, noise_hu=3.0)
@@ -176,7 +176,24 @@ def test_the_skull_base_is_compact_outside_and_spongy_or_full_of_air_inside_and_
     assert np.percentile(patient[deep & low], 95) < 1300
     assert np.median(patient[deep & low & ~lateral]) < 700 < np.median(patient[bone & ~deep & low])
     assert 0.05 < (patient[deep & low & lateral] < -50).mean() < 0.9
-    assert (patient[bone & ~low] > 150).mean() > 0.97
+    hu = np.where(bone, 1000.0, 30.0).astype(np.float32)
+    _skull_base(head, hu, np.random.default_rng(1))
+    assert (hu[bone & ~low] == 1000).all()
+    values, counts = np.unique(hu[hu < -50], return_counts=True)
+    cells = np.nonzero(hu == values[counts.argmax()])[1] - head.willis[1]  # all of a patient's have one value
+    assert len(cells) > 100 and cells.min() > -13 and cells.max() < 41  # none in the frontal and in the occipital bone
+
+
+def test_some_skulls_are_thicker_and_some_thinner_than_their_label_map_and_only_outside(head):
+    bone, heights = head.where(515, 516), np.arange(head.labels.shape[0])[:, None, None] - head.willis[0]
+    under = bone & (distance_to(head.inside, 8.0) <= 3.5)
+    shares = []
+    for seed in range(8):
+        hu = np.where(bone, 1000.0, 30.0).astype(np.float32)
+        _outer_table(head, hu, np.random.default_rng(seed))
+        assert (hu[head.inside] == 30).all() and (hu[under] >= 800).all() and ((hu >= 800) == bone)[(heights < 7)[:, 0, 0]].all()
+        shares.append((hu >= 800).sum() / bone.sum())
+    assert min(shares) < 0.97 and max(shares) > 1.15
 
 
 def test_blood_of_the_cavernous_sinus_lies_around_the_carotid_beside_the_sella(head):
