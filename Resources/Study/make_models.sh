@@ -6,13 +6,11 @@
 #   SAHLORA  the command, sahlora without it
 #   BASE     new: a base from scratch instead of the one that comes along
 #   JOBS     processes that make cases, 2 without it
-# The adapters start from the base that comes along, whose own six stages its card tells. BASE=new trains a base from scratch first, on a GPU: 0.05 s a
+# The adapters start from the base that comes along, whose own seven stages its card tells. BASE=new trains a base from scratch first, on a GPU: 0.05 s a
 # step on an NVIDIA H100, seven minutes in all; on two cores fifteen hours, reckoned from 1.7 s for a step of 16 slices. Stopped at step 5500 it had a
 # validation Dice of 0.67 where the one that comes along has 0.61, but drew 6.9 mL of false blood into the one real scan (0.2 mL), so it was left.
 # Without BASE=new the whole takes about two hours on two cores (a step of an adapter 1.4 to 2.2 s; on a processor without AVX-512 7.5 s). The same seeds give the
 # same cases but for single voxels at an edge (on a third machine one mask of 30 was 0.003 mL larger); weights and figures differ a little too.
-# The base that comes along has learnt from the phantom of git 2714611 and before, in which arteries and spinal cord were air: what it says of them in a real
-# scan is chance.
 set -eu
 fail() { echo "$1" >&2; exit 2; }
 [ -n "${HEADS:-}" ] || fail "HEADS is not set: name the folder of the label maps that the heads are made from, such as make models HEADS=heads."
@@ -63,12 +61,12 @@ adapt() {
         --steps-per-epoch "$EVERY" --draw-by case --loss "$LOSS" --crop 176 160 --ema "$EMA" --patience 0 --seed 1 --threads 1
 }
 # Side by side, a core each. With the base's BatchNorm statistics and in small steps they keep what the base finds in a real scan (Testing/Robust/painted.py).
-EVERY=400 EMA=0.995 LOSS=slices+ce
-adapt all-conv-lora both-STAR.csv haemorrhage conv-lora 32 1e-3 1600 \
+EVERY=225 EMA=0.995 LOSS=slices+ce
+adapt all-conv-lora both-STAR.csv haemorrhage conv-lora 32 1e-3 900 \
     "convLoRA adapter of rank 32 for haemorrhage of any kind, traumatic or aneurysmal, trained on synthetic head CT." &
 first=$!
-EVERY=275 EMA=0.99 LOSS=dice+ce
-adapt asah-cp-lora asah-STAR/cases.csv subarachnoid cp-lora 64 5e-3 1100 \
+EVERY=225 EMA=0.99 LOSS=dice+ce
+adapt asah-cp-lora asah-STAR/cases.csv subarachnoid cp-lora 64 5e-3 900 \
     "CP-LoRA adapter of rank 64 for aneurysmal subarachnoid haemorrhage, trained on synthetic head CT."
 wait $first
 
