@@ -65,7 +65,7 @@ EVERY=225 EMA=0.995 LOSS=slices+ce
 adapt all-conv-lora both-STAR.csv haemorrhage conv-lora 32 1e-3 900 \
     "convLoRA adapter of rank 32 for haemorrhage of any kind, traumatic or aneurysmal, trained on synthetic head CT." &
 first=$!
-EVERY=225 EMA=0.99 LOSS=dice+ce
+EMA=0.99 LOSS=dice+ce
 adapt asah-cp-lora asah-STAR/cases.csv subarachnoid cp-lora 64 5e-3 900 \
     "CP-LoRA adapter of rank 64 for aneurysmal subarachnoid haemorrhage, trained on synthetic head CT."
 wait $first

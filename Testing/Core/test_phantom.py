@@ -176,6 +176,7 @@ def test_the_skull_base_is_compact_outside_and_spongy_or_full_of_air_inside_and_
     assert np.percentile(patient[deep & low], 95) < 1300
     assert np.median(patient[deep & low & ~lateral]) < 700 < np.median(patient[bone & ~deep & low])
     assert 0.05 < (patient[deep & low & lateral] < -50).mean() < 0.9
+    assert (patient[bone & ~low] > 150).mean() > 0.97
     hu = np.where(bone, 1000.0, 30.0).astype(np.float32)
     _skull_base(head, hu, np.random.default_rng(1))
     assert (hu[bone & ~low] == 1000).all()

@@ -17,7 +17,7 @@ import numpy as np
 from . import anatomy
 from .anatomy import Head
 from .fields import Rng, box_around, distance_to, smooth_noise, smoothstep, warp
-from .tissue import distance_to_point, ragged_ellipsoid, random_voxel
+from .tissue import axes_from, distance_to_point, ragged_ellipsoid, random_voxel
 
 
 @dataclass
@@ -158,9 +158,8 @@ def tentorial(b: Bleeding, rng: Rng) -> None:
 def contusion(b: Bleeding, rng: Rng) -> None:
     """Some ragged bleeds near the surface, frontal and temporal first, at times cerebellar, with a dark rim."""
     head = b.head
-    cortices = head.where(8, 47), head.where(3, 42)
-    cerebellar = rng.random() < 0.15 and cortices[0].any()
-    cortex = cortices[0 if cerebellar else 1] & (head.depth < 16) & ~(_near_spine(head) & cerebellar)
+    cerebellar = rng.random() < 0.15 and head.where(8, 47).any()
+    cortex = head.where(*((8, 47) if cerebellar else (3, 42))) & (head.depth < 16) & ~(_near_spine(head) & cerebellar)
     low_front = np.arange(b.hu.shape[0])[:, None, None] < head.willis[0] + 35
     sites = cortex & low_front if rng.random() < 0.7 and (cortex & low_front).any() else cortex
     centre = random_voxel(sites, rng)
@@ -233,8 +232,8 @@ def subarachnoid(b: Bleeding, rng: Rng) -> None:
     start = head.willis + np.array([rng.uniform(-8, 8), rng.uniform(-18, 4), lateral])
     one_sided = rng.uniform(0.0, 0.5) * np.sign(lateral)
     metric = distance_to_point(head, start)
-    x = np.arange(b.hu.shape[2], dtype=np.float32)[None, None, :] - np.float32(head.willis[2])
-    up = np.clip(np.arange(b.hu.shape[0], dtype=np.float32)[:, None, None] - np.float32(start[0]), 0, None)
+    x = axes_from(head, head.willis)[2]
+    up = np.clip(axes_from(head, start)[0], 0, None)
     metric = metric * (1.0 - one_sided * np.tanh(x / 15.0)) + rng.uniform(0.1, 0.7) * up
     metric = metric * np.exp(0.28 * smooth_noise(b.hu.shape, 14, rng)) + 3 * smooth_noise(b.hu.shape, 5, rng)
     wanted_ml = float(np.exp(rng.uniform(np.log(0.5), np.log(75.0))))

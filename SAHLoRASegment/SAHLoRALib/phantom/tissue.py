@@ -95,12 +95,13 @@ def _tissue_values(head: Head, rng: Rng) -> np.ndarray:
 
 
 def _outer_table(head: Head, hu: np.ndarray, rng: Rng) -> None:
-    """The vault thicker or thinner than in the label map, at its outer side: two dozen maps do not show how much skulls differ."""
+    """The vault thicker or thinner than in the label map, at its outer side: twenty maps do not show how much skulls differ."""
     thicker = rng.uniform(-2.0, 4.0) + 0.5 * smooth_noise(hu.shape, 25, rng)
     bone, soft = head.where(anatomy.COMPACT, anatomy.MARROW), head.where(507, 511)
-    vault = (axes_from(head, head.willis)[0] > 8.0) & (distance_to(head.inside, 25.0) < 20)
+    from_inner = distance_to(head.inside, 25.0)
+    vault = (axes_from(head, head.willis)[0] > 8.0) & (from_inner < 20)
     hu[soft & vault & (distance_to(bone, 8.0) <= thicker)] = rng.uniform(800, 1400)
-    thinned = bone & vault & (distance_to(soft, 8.0) <= -thicker) & (distance_to(head.inside, 8.0) > 3.5)
+    thinned = bone & vault & (distance_to(soft, 8.0) <= -thicker) & (from_inner > 3.5)
     hu[thinned] = rng.uniform(-90, 40)
 
 
