@@ -15,8 +15,12 @@ from ..volume import CTVolume, Storage
 from .fields import Rng
 from .hardening import bone_error, bone_layers
 
-#: What an annotator outlines is brighter than cortex (HU before noise).
-VISIBLE_HU = 40.0
+#: What an annotator outlines is brighter than the brain beside it by so many HU (before noise), its outline runs where it is by so many, ...
+VISIBLE_HU, EDGE_HU = 8.0, 5.0
+#: ... and it is so many times brighter than noise leaves a spot of its size (Rose's criterion for what is seen, J Opt Soc Am 1948).
+VISIBLE_TIMES = 5.0
+#: Brain is what has these HU, and the brain beside a pixel what lies within about this many mm (σ), or where none does, this many.
+BRAIN_HU, BESIDE_MM = (20.0, 45.0), (3.0, 12.0)
 #: Of the head's own voxels those above this are bone.
 BONY_HU = 160.0
 #: No blood is brighter (a clot has 60 to 90 HU): where a voxel is, bone shares it, and in the window that brain is read in it looks like bone.
@@ -172,7 +176,7 @@ def acquire(hu: np.ndarray, fraction: np.ndarray, centre: np.ndarray, pose: Pose
         out[k], blood[k], soft[k] = plane[0] - 1000.0, plane[1], plane[2] - 1000.0
     for plane in (*out, *soft):
         ndimage.gaussian_filter(plane, config.blur_mm / config.pixel_mm, output=plane, truncate=3)
-    mask = _outlined(out, soft, blood, config.pixel_mm)
+    mask = _outlined(out, soft, blood, config)
     _physics(out, bones, config, rng)
     hu_out = np.clip(np.rint(out), -1024, 3071).astype(np.float32)
     spacing = (config.pixel_mm, config.pixel_mm)
@@ -185,25 +189,45 @@ def acquire(hu: np.ndarray, fraction: np.ndarray, centre: np.ndarray, pose: Pose
     return ct, mask
 
 
-def _outlined(planes: np.ndarray, soft: np.ndarray, blood: np.ndarray, pixel: float) -> np.ndarray:
+def _outlined(planes: np.ndarray, soft: np.ndarray, blood: np.ndarray, config: ScannerConfig) -> np.ndarray:
     """bool (slices, rows, columns): what an annotator outlines of the blood.
 
     planes: HU before artefacts and noise. soft: the same without the bone, whose point spread lifts thin films along it above the brain and would
     lift them just as far without blood. blood: share of each voxel that is blood. Thin or thinned blood that does not by itself stand out from the
-    brain cannot be outlined, nor can what bone makes brighter than any blood, nor single pixels; outlines are smooth over most of a millimetre.
+    patient's own brain beside it cannot be outlined, nor can what is lost in the noise, what bone makes brighter than any blood, or single pixels;
+    outlines are smooth over most of a millimetre.
     """
+    pixel = config.pixel_mm
+    grain_mm2 = 4.0 * np.pi * config.noise_grain_mm**2 + pixel**2  # over which the noise is one and the same
     mask = np.zeros(planes.shape, bool)
     for k in np.nonzero((blood > 0.3).any(axis=(1, 2)))[0]:
-        bright = (soft[k] > VISIBLE_HU) | ((soft[k] > COLLECTION_HU) & (blood[k] >= COLLECTION))
+        above = soft[k] - _brain_beside(soft[k], blood[k], pixel)
+        bright = (above > EDGE_HU) | ((soft[k] > COLLECTION_HU) & (blood[k] >= COLLECTION))
         seen = (blood[k] >= 0.4) & bright & (planes[k] < BRIGHTEST_HU)
         smooth = ndimage.gaussian_filter(seen.astype(np.float32), 0.7 / pixel, truncate=3) > 0.45
         smooth &= (planes[k] < BRIGHTEST_HU) & (blood[k] > 0.1)
         spots, count = ndimage.label(smooth, structure=np.ones((3, 3), bool))
         if count:
-            large = np.bincount(spots.ravel()) * pixel**2 >= SMALLEST_SPOT_MM2
-            large[0] = False
-            mask[k] = large[spots]
+            area = np.bincount(spots.ravel()) * pixel**2
+            contrast = np.bincount(spots.ravel(), weights=above.ravel()) * pixel**2 / area
+            needed = np.maximum(VISIBLE_HU, VISIBLE_TIMES * config.noise_hu / np.sqrt(area / grain_mm2))
+            shown = (area >= SMALLEST_SPOT_MM2) & (contrast >= needed)
+            shown[0] = False
+            mask[k] = shown[spots]
     return mask
+
+
+def _brain_beside(soft: np.ndarray, blood: np.ndarray, pixel: float) -> np.ndarray:
+    """HU (rows, columns) of the brain around each pixel of a slice that is no blood; of all of it where a pixel lies deep in blood."""
+    low, high = BRAIN_HU
+    brain = ((soft > low) & (soft < high) & (blood < 0.05)).astype(np.float32)
+    if not brain.any():
+        return np.full(soft.shape, (low + high) / 2, np.float32)
+    beside = np.full(soft.shape, np.average(soft, weights=brain), np.float32)
+    for reach in reversed(BESIDE_MM):
+        near, value = (ndimage.gaussian_filter(a, reach / pixel, truncate=3) for a in (brain, brain * soft))
+        np.divide(value, near, out=beside, where=near > 0.02)
+    return beside
 
 
 def _physics(planes: np.ndarray, bones: list[Tensor], config: ScannerConfig, rng: Rng) -> None:
