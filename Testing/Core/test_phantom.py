@@ -144,6 +144,38 @@ def test_what_only_the_bone_beside_it_makes_bright_is_not_outlined():
     assert boxed_film(60.0, 1.0)[1][:, 22:25, 16:48].all()
 
 
+def disc_in_brain(blood_hu, radius, noise=0.01):
+    """Masks of a disc of blood in brain of 27 HU and of the same in brain of 38 HU."""
+    rows, columns = np.mgrid[:40, :80]
+    hu = np.where(columns < 40, 27.0, 38.0)
+    disc = (np.hypot(rows - 20, columns - 20) <= radius) | (np.hypot(rows - 20, columns - 60) <= radius)
+    hu = np.repeat(np.where(disc, blood_hu, hu)[None], 24, axis=0).astype(np.float32)
+    fraction = np.repeat(disc[None], 24, axis=0).astype(np.float32)
+    still = Pose(np.eye(3), torch.zeros(1, 3, 4, 4, 4))
+    fine = ScannerConfig(matrix=160, field_mm=80.0, gaps_mm=(3.0,) * 3, thickness_mm=3.0, noise_hu=noise, hardening_hu=0.0, holder=False)
+    mask = acquire(hu, fraction, np.array([12.0, 20.0, 40.0]), still, fine, np.random.default_rng(0))[1]
+    return mask[:, :, :80], mask[:, :, 80:]
+
+
+def test_blood_is_outlined_where_it_stands_out_from_the_brain_beside_it():
+    in_pale, in_dense = disc_in_brain(43.0, 5.0)
+    assert in_pale.any(axis=(1, 2)).all() and not in_dense.any()
+    assert 60 < in_pale[1].sum() * 0.25 < 95  # 79 mm²
+    assert all(mask.any() for mask in disc_in_brain(52.0, 5.0))
+
+
+def test_collection_as_dense_as_brain_is_outlined_by_its_shape_where_it_is_large():
+    assert not disc_in_brain(40.0, 4.0)[1].any()
+    assert disc_in_brain(40.0, 9.0)[1].any(axis=(1, 2)).all()
+
+
+def test_small_spot_that_is_lost_in_the_noise_is_not_outlined():
+    small, _ = disc_in_brain(42.0, 2.2, noise=12.0)
+    large, _ = disc_in_brain(42.0, 9.0, noise=12.0)
+    assert not small.any() and large.any(axis=(1, 2)).all()
+    assert disc_in_brain(42.0, 2.2, noise=2.0)[0].any()
+
+
 def test_what_is_brighter_than_any_blood_is_left_to_the_bone():
     ct, mask = boxed_film(75.0, 1.0)
     shared = (ct.hu > 105) & (ct.hu < 155)  # the bone's edge, a pixel of half a millimetre and a half wide

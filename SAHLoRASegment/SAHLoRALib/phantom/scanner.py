@@ -29,6 +29,8 @@ BRIGHTEST_HU = 100.0
 BESIDE_BONE_HU = 10.0
 #: A collection that is nearly all blood is outlined by its shape down to this HU, as dense as brain (blood of mixed age).
 COLLECTION_HU, COLLECTION = 34.0, 0.8
+#: ... where there is so much of it in a slice, mm².
+COLLECTION_MM2 = 100.0
 #: Thin slices are noisier, as the square root of the thickness has it, but dose and kernel are chosen so that they stay below this.
 NOISIEST_HU = 9.0
 #: Smaller spots in a slice are not outlined, mm².
@@ -202,8 +204,8 @@ def _outlined(planes: np.ndarray, soft: np.ndarray, blood: np.ndarray, config: S
     mask = np.zeros(planes.shape, bool)
     for k in np.nonzero((blood > 0.3).any(axis=(1, 2)))[0]:
         above = soft[k] - _brain_beside(soft[k], blood[k], pixel)
-        bright = (above > EDGE_HU) | ((soft[k] > COLLECTION_HU) & (blood[k] >= COLLECTION))
-        seen = (blood[k] >= 0.4) & bright & (planes[k] < BRIGHTEST_HU)
+        collected = (soft[k] > COLLECTION_HU) & (blood[k] >= COLLECTION)
+        seen = (blood[k] >= 0.4) & ((above > EDGE_HU) | collected) & (planes[k] < BRIGHTEST_HU)
         smooth = ndimage.gaussian_filter(seen.astype(np.float32), 0.7 / pixel, truncate=3) > 0.45
         smooth &= (planes[k] < BRIGHTEST_HU) & (blood[k] > 0.1)
         spots, count = ndimage.label(smooth, structure=np.ones((3, 3), bool))
@@ -211,7 +213,8 @@ def _outlined(planes: np.ndarray, soft: np.ndarray, blood: np.ndarray, config: S
             area = np.bincount(spots.ravel()) * pixel**2
             contrast = np.bincount(spots.ravel(), weights=above.ravel()) * pixel**2 / area
             needed = np.maximum(VISIBLE_HU, VISIBLE_TIMES * config.noise_hu / np.sqrt(area / grain_mm2))
-            shown = (area >= SMALLEST_SPOT_MM2) & (contrast >= needed)
+            shaped = np.bincount(spots.ravel(), weights=collected.ravel()) * pixel**2 >= COLLECTION_MM2
+            shown = (area >= SMALLEST_SPOT_MM2) & ((contrast >= needed) | shaped)
             shown[0] = False
             mask[k] = shown[spots]
     return mask
