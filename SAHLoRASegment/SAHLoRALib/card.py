@@ -197,8 +197,8 @@ def make_card(
 ) -> ModelInfo:
     """Measure a model on case tables (title → table), an adapter against its base; record the figures in its header and write its card to `path`.
 
-    validation: the cases that chose the adapter's threshold; the base is then measured again with a threshold chosen on them, so that what the
-    adapter gains is not the threshold's. clean: title → scan without haemorrhage, in which all that is segmented is false. choose: the adapter's
+    validation: the cases that chose an adapter's threshold; the base is then measured again with a threshold chosen on them, so that what the
+    adapter gains is not the threshold's. clean: title → scan without haemorrhage, in which all that is segmented is false. choose: the model's
     threshold is chosen anew on `validation` first, and written into its header.
     Raises SAHLoRAError for an adapter without its base, CaseError, ModelError, OutputError, Cancelled.
     """
@@ -208,17 +208,20 @@ def make_card(
         raise SAHLoRAError(f"{info.name} is an adapter; its base {info.base_name} is needed to measure it.")
     events = events or Events()
     adapts = base is not None and info.kind == "adapter"
-    if validation is not None and not adapts:
+    if validation is not None and not adapts and not choose:
         raise SAHLoRAError(
-            f"{info.name} is no adapter, so there is no base beside it whose threshold could be chosen; leave the validation table out."
+            f"{info.name} is no adapter, so there is no base beside it whose threshold could be chosen; leave the validation table out, or have the "
+            "threshold of the model itself chosen on it with --choose-threshold."
         )
     chosen: dict[str, Segmenter] = {}
-    if base is not None and validation is not None:
-        cache = SliceCache.read(validation, base.grid, events=events, stage="reading validation cases")
-        score = choose_threshold(base, cache, TrainingConfig(), events=events)
-        chosen = {"chosen": Segmenter(load_network(base)[0], replace(base, threshold=score.threshold))}
+    if validation is not None:
+        whole, adapter = (base, info) if base is not None and adapts else (info, None)
+        cache = SliceCache.read(validation, whole.grid, events=events, stage="reading validation cases")
+        if adapter is not None:
+            score = choose_threshold(whole, cache, TrainingConfig(), events=events)
+            chosen = {"chosen": Segmenter(load_network(whole)[0], replace(whole, threshold=score.threshold))}
         if choose:
-            info = _with_threshold(info, choose_threshold(base, cache, TrainingConfig(), events=events, adapter=info), validation, events)
+            info = _with_threshold(info, choose_threshold(whole, cache, TrainingConfig(), events=events, adapter=adapter), validation, events)
     elif choose:
         raise SAHLoRAError("A threshold is chosen on validation cases; name their table with --validation.")
     segmenters = {
@@ -251,11 +254,11 @@ def _digest_of(cases: CaseTable, events: Events) -> str:
     return table_digest(case_digests(cases, cases.check(events)))
 
 
-def _with_threshold(adapter: ModelInfo, score: Score, cases: CaseTable, events: Events) -> ModelInfo:
-    """The adapter with the threshold that was chosen on these cases, a word of it in its header, and no figures of the threshold before."""
+def _with_threshold(model: ModelInfo, score: Score, cases: CaseTable, events: Events) -> ModelInfo:
+    """The model with the threshold that was chosen on these cases, a word of it in its header, and no figures of the threshold before."""
     told = {"cases": len(cases), "cases_digest": _digest_of(cases, events)}
-    metrics = {key: value for key, value in adapter.metrics.items() if key not in (HELD_OUT, CLEAN_SCANS)}
-    return replace(adapter, threshold=score.threshold, training={**adapter.training, "threshold_chosen": told}, metrics=metrics)
+    metrics = {key: value for key, value in model.metrics.items() if key not in (HELD_OUT, CLEAN_SCANS)}
+    return replace(model, threshold=score.threshold, training={**model.training, "threshold_chosen": told}, metrics=metrics)
 
 
 __all__ = ["card_text", "figures", "make_card", "measure"]

@@ -114,6 +114,16 @@ def test_an_adapters_threshold_is_chosen_anew_on_validation_cases(tmp_path, base
     assert f"probability: {again.threshold:g}, chosen anew on 2 validation cases" in text and "(weights)" in text
 
 
+def test_a_bases_threshold_is_chosen_anew_on_validation_cases(tmp_path, base, cases):
+    record_metrics(replace(base, threshold=0.999), {})
+    judged_by = save_cohort(tmp_path / "validation", (5, 7), ("v0", "v1"))
+    assert main(["card", str(base.path), "--cases", str(cases), "--title", "heads", "--validation", str(judged_by), "--choose-threshold"]) == 0
+    again = read_info(base.path)
+    assert again.threshold == choose_threshold(base, SliceCache.read(CaseTable.read(judged_by), base.grid), TrainingConfig()).threshold != 0.999
+    assert again.digest == base.digest and again.training["threshold_chosen"]["cases"] == 2
+    assert again.metrics["held_out"]["heads"]["strata"]["all"]["dice"]["mean"] > 0
+
+
 def test_a_card_without_figures_says_so(base):
     assert "No figures on held-out cases have been measured." in card_text(base)
 
