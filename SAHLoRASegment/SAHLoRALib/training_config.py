@@ -72,7 +72,7 @@ class TrainingConfig:
     seed: int = 0
     """Of everything that is drawn."""
     precision: str = "auto"
-    """auto, bf16 or float32; auto is bf16 where the hardware multiplies in it."""
+    """auto, bf16 or float32; auto is bf16 where the hardware is faster in it."""
     device: str = "auto"
     """auto (CUDA, then MPS, then CPU), cuda, cuda:N, mps or cpu."""
     threads: int = 0

@@ -185,5 +185,16 @@ def test_what_is_asked_for_and_missing_is_refused_not_replaced(monkeypatch):
 
 def test_auto_takes_bf16_on_a_processor_that_multiplies_in_it(monkeypatch):
     monkeypatch.setattr("SAHLoRALib.device._cpu_features", lambda: {"avx512_bf16"})
+    monkeypatch.setattr("SAHLoRALib.device._cpu_maker", lambda: "AuthenticAMD")
     assert bf16_support(torch.device("cpu"))[0] and choose_compute("cpu").bf16
     assert not choose_compute("cpu", "float32").bf16
+
+
+def test_auto_takes_bf16_of_an_intel_processor_only_with_amx(monkeypatch):
+    monkeypatch.setattr("SAHLoRALib.device._cpu_maker", lambda: "GenuineIntel")
+    monkeypatch.setattr("SAHLoRALib.device._cpu_features", lambda: {"avx512_bf16"})
+    slow = choose_compute("cpu")
+    assert not slow.bf16 and "without AMX" in slow.reason
+    assert choose_compute("cpu", "bf16").bf16
+    monkeypatch.setattr("SAHLoRALib.device._cpu_features", lambda: {"avx512_bf16", "amx_bf16"})
+    assert choose_compute("cpu").bf16
