@@ -62,7 +62,7 @@ adapt() {
 }
 # Side by side, a core each. With the base's BatchNorm statistics they keep what the base finds in a real scan (Testing/Robust/painted.py).
 EVERY=250 EMA=0.99 LOSS=dice+ce
-adapt all-conv-lora both-STAR.csv haemorrhage conv-lora 32 2e-3 1250 \
+adapt all-conv-lora both-STAR.csv haemorrhage conv-lora 32 2e-3 1000 \
     "convLoRA adapter of rank 32 for haemorrhage of any kind, traumatic or aneurysmal, trained on synthetic head CT." &
 first=$!
 adapt asah-cp-lora asah-STAR/cases.csv subarachnoid cp-lora 64 5e-3 1500 \
