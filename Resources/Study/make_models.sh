@@ -61,11 +61,12 @@ adapt() {
         --steps-per-epoch "$EVERY" --draw-by case --loss "$LOSS" --crop 176 160 --ema "$EMA" --patience 0 --seed 1 --threads 1
 }
 # Side by side, a core each. With the base's BatchNorm statistics they keep what the base finds in a real scan (Testing/Robust/painted.py).
-EVERY=250 EMA=0.99 LOSS=dice+ce
-adapt all-conv-lora both-STAR.csv haemorrhage conv-lora 32 2e-3 1000 \
+EMA=0.99 LOSS=dice+ce EVERY=700
+adapt all-conv-lora both-STAR.csv haemorrhage conv-lora 32 2e-3 700 \
     "convLoRA adapter of rank 32 for haemorrhage of any kind, traumatic or aneurysmal, trained on synthetic head CT." &
 first=$!
-adapt asah-cp-lora asah-STAR/cases.csv subarachnoid cp-lora 64 5e-3 1500 \
+EVERY=450
+adapt asah-cp-lora asah-STAR/cases.csv subarachnoid cp-lora 64 5e-3 900 \
     "CP-LoRA adapter of rank 64 for aneurysmal subarachnoid haemorrhage, trained on synthetic head CT."
 wait $first
 
@@ -80,4 +81,4 @@ TBI="Held-out synthetic TBI (heads 18-20)" ASAH="Held-out synthetic aSAH (heads 
 # The base's threshold anew: the cases are others than those that it was trained and chosen on.
 card tbi-base --cases tbi-test/cases.csv --title "$TBI" --validation tbi-validation/cases.csv --choose-threshold
 card asah-cp-lora --cases asah-test/cases.csv --title "$ASAH" --validation asah-validation/cases.csv
-card all-conv-lora --cases tbi-test/cases.csv asah-test/cases.csv --title "$TBI" "$ASAH" --validation both-validation.csv
+card all-conv-lora --cases tbi-test/cases.csv asah-test/cases.csv --title "$TBI" "$ASAH"
