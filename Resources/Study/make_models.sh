@@ -78,7 +78,6 @@ card() {
     [ -f "models/$model.md" ] || sahlora card "models/$model.safetensors" "$@" --commands "$commands" ${CLEAN:+--clean "$CLEAN"}
 }
 TBI="Held-out synthetic TBI (heads 18-20)" ASAH="Held-out synthetic aSAH (heads 18-20)"
-# The base's threshold anew: the cases are others than those that it was trained and chosen on.
-card tbi-base --cases tbi-test/cases.csv --title "$TBI" --validation tbi-validation/cases.csv --choose-threshold
+card tbi-base --cases tbi-test/cases.csv --title "$TBI"
 card asah-cp-lora --cases asah-test/cases.csv --title "$ASAH" --validation asah-validation/cases.csv
 card all-conv-lora --cases tbi-test/cases.csv asah-test/cases.csv --title "$TBI" "$ASAH"

@@ -44,9 +44,9 @@ class Catalogue:
         return info
 
     def base_of(self, adapter: ModelInfo) -> ModelInfo:
-        """The base that an adapter was trained on, beside the adapter's file or in the catalogue. Raises ModelError when it is not at hand."""
+        """The base that an adapter was trained on, beside the adapter's file or else in the catalogue. Raises ModelError when it is not at hand."""
         beside = Catalogue([adapter.path.parent]).models()
-        for model in [*self.models(), *beside]:
+        for model in [*beside, *self.models()]:
             if model.stands_alone and model.digest == adapter.base_digest:
                 return model
         named = next((m for m in [*self.models(), *beside] if m.stands_alone and m.name == adapter.base_name), None)

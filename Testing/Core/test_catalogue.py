@@ -108,6 +108,14 @@ def test_an_adapters_base_is_found_by_its_digest(folders):
     assert catalogue.base_of(catalogue.find("mine")).name == "renamed"
 
 
+def test_the_base_beside_the_adapter_comes_before_a_copy_of_it_elsewhere(folders):
+    base = folders[0] / "tbi-base.safetensors"
+    (folders[1] / base.name).write_bytes(base.read_bytes())
+    catalogue = Catalogue(folders)
+    assert catalogue.base_of(catalogue.find("mine")).path == folders[1] / base.name
+    assert catalogue.base_of(catalogue.find("asah-cp-lora")).path == base
+
+
 def test_a_base_that_is_not_at_hand_is_asked_for(folders):
     catalogue = Catalogue(folders)
     mine = catalogue.find("mine")
