@@ -22,7 +22,7 @@ from .files import write_text
 from .measured import CLEAN_SCANS, HELD_OUT, clean_scans, cross_validated, held_out, with_clean_scans, with_held_out
 from .metrics import case_metrics
 from .provenance import table_digest
-from .runs import choose_threshold
+from .runs import choose_threshold, load_segmenter
 from .samples import SliceCache
 from .segmenter import Segmenter
 from .training_config import TrainingConfig
@@ -202,40 +202,38 @@ def make_card(
     threshold is chosen anew on `validation` first, and written into its header.
     Raises SAHLoRAError for an adapter without its base, CaseError, ModelError, OutputError, Cancelled.
     """
-    from .weights import load_network, record_metrics
+    from .weights import record_metrics
 
     if info.kind == "adapter" and base is None:
         raise SAHLoRAError(f"{info.name} is an adapter; its base {info.base_name} is needed to measure it.")
     events = events or Events()
-    adapts = base is not None and info.kind == "adapter"
-    if validation is not None and not adapts and not choose:
+    settings = TrainingConfig()
+    whole, adapter = (base, info) if base is not None and info.kind == "adapter" else (info, None)
+    if validation is not None and adapter is None and not choose:
         raise SAHLoRAError(
             f"{info.name} is no adapter, so there is no base beside it whose threshold could be chosen; leave the validation table out, or have the "
             "threshold of the model itself chosen on it with --choose-threshold."
         )
     chosen: dict[str, Segmenter] = {}
     if validation is not None:
-        whole, adapter = (base, info) if base is not None and adapts else (info, None)
         cache = SliceCache.read(validation, whole.grid, events=events, stage="reading validation cases")
         if adapter is not None:
-            score = choose_threshold(whole, cache, TrainingConfig(), events=events)
-            chosen = {"chosen": Segmenter(load_network(whole)[0], replace(whole, threshold=score.threshold))}
+            score = choose_threshold(whole, cache, settings, events=events)
+            chosen = {"chosen": load_segmenter(replace(whole, threshold=score.threshold), None, settings)}
         if choose:
-            info = _with_threshold(info, choose_threshold(whole, cache, TrainingConfig(), events=events, adapter=adapter), validation, events)
+            info = _with_threshold(info, choose_threshold(whole, cache, settings, events=events, adapter=adapter), validation, events)
     elif choose:
         raise SAHLoRAError("A threshold is chosen on validation cases; name their table with --validation.")
-    segmenters = {
-        "after": Segmenter(load_network(base, info)[0], base, info) if base is not None and adapts else Segmenter(load_network(info)[0], info)
-    }
-    if base is not None and adapts:
-        segmenters = {"before": Segmenter(load_network(base)[0], base), **segmenters}
+    segmenters = {"after": load_segmenter(info, base, settings)}
+    if adapter is not None:
+        segmenters = {"before": load_segmenter(whole, None, settings), **segmenters}
     held: dict[str, Any] = {}
     for title, table in tables.items():
         digest = {"cases_digest": _digest_of(table, events)}
         measured = {
             which: figures(measure(segmenter, table, events, f"{title}: {_WHICH[which]}")) for which, segmenter in {**segmenters, **chosen}.items()
         }
-        if adapts:
+        if adapter is not None:
             thresholds = {f"{which}_threshold": segmenter.threshold for which, segmenter in {**segmenters, **chosen}.items() if which != "after"}
             held[title] = measured | thresholds | digest
         else:
