@@ -193,11 +193,12 @@ def train_final(
     told: Mapping[str, Any] | None = None,
     group: Group | None = None,
     start: ModelInfo | None = None,
+    half: bool = False,
 ) -> ModelInfo:
     """Train on all cases and write the model to `target`; a model that this very training wrote there before is left as it is.
 
     It is trained for as many epochs as the folds needed on average, and takes their median threshold.
-    told: more for the header's training. start: the adapter that is gone on from. Raises SAHLoRAError, Cancelled.
+    told: more for the header's training. start: the adapter that is gone on from. half: see `save_model`. Raises SAHLoRAError, Cancelled.
     """
     group = group or Group()
     names = tuple(case.case for case in usable.table)
@@ -230,7 +231,7 @@ def train_final(
         **(told or {}),
     }
     if group.leads:
-        save_model(trained, target, metrics={CROSS_VALIDATION: measured}, training=about, description=description, licence=licence)
+        save_model(trained, target, metrics={CROSS_VALIDATION: measured}, training=about, description=description, licence=licence, half=half)
     wait_for_all(group, config)
     return read_info(target)
 

@@ -51,8 +51,12 @@ def save_model(
     training: Mapping[str, Any] | None = None,
     description: str = "",
     licence: str = "Apache-2.0",
+    half: bool = False,
 ) -> ModelInfo:
-    """Write what was trained: an adapter, a fine-tuned network or a base. metrics and training are added to what the result knows itself."""
+    """Write what was trained: an adapter, a fine-tuned network or a base. metrics and training are added to what the result knows itself.
+
+    half: kernels as float16; what the result measured was measured before they were rounded.
+    """
     told = {
         "config": result.config.as_dict(), "steps": result.steps, "best_step": result.best_step, "trainable": result.trainable,
         "seconds": round(result.seconds, 1), "peak_memory_mb": round(result.peak_memory_mb), "notes": list(result.notes), "program": program(),
@@ -61,7 +65,9 @@ def save_model(
     if result.start is not None:
         told["continued_from"] = {"name": result.start.name, "digest": result.start.digest}
     measured = ({"validation": result.best.as_dict()} if result.best else {}) | dict(metrics or {})
-    common = {"training": told, "metrics": measured, "description": description, "licence": licence, "threshold": result.threshold}
+    common = {
+        "training": told, "metrics": measured, "description": description, "licence": licence, "threshold": result.threshold, "half": half,
+    }  # fmt: skip
     if is_adapted(result.network):
         assert result.base is not None
         return save_adapter(result.network, result.config.adapter, path, base=result.base, **common)  # type: ignore[arg-type]

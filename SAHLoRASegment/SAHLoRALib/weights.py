@@ -4,6 +4,8 @@ The header's metadata has one key, "sahlora": JSON with the format version, the 
 configuration and its base, training configuration, metrics, date, licence and the digest of the tensors. The digest is checked on loading; an adapter
 carries the digest of the base that it was trained on and goes with no other.
 
+Numbers are float32; where the header says half, those of kernels and of their factors are float16, and float32 again once they are read.
+
 Kinds: "base" (trained from scratch), "finetuned" (a whole network that was fine-tuned from a base; used like a base) and "adapter".
 """
 
@@ -39,7 +41,7 @@ from .model_folders import KINDS, METADATA_KEY, SUFFIX, model_path
 from .network import MultiViewUnet, NetworkConfig
 from .slices import PixelGrid
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class ModelInfo:
 
     name: the file's name without its suffix. kind: of KINDS. digest: of the tensors in this file. base_digest, base_name: of the model that an
     adapter or a fine-tuned network comes from. threshold: on the probability, chosen in training. training, metrics: as the training wrote them.
+    half: kernels are stored in half precision.
     """
 
     name: str
@@ -65,6 +68,7 @@ class ModelInfo:
     date: str = ""
     licence: str = ""
     description: str = ""
+    half: bool = False
 
     @property
     def stands_alone(self) -> bool:
@@ -102,10 +106,11 @@ def save_base(
     kind: str = "base",
     base_digest: str | None = None,
     base_name: str = "",
+    half: bool = False,
 ) -> ModelInfo:
     """Write a whole network; its adapter, if it has one, must be merged.
 
-    kind: "base", or "finetuned" with the digest and the name of the model that it started from.
+    kind: "base", or "finetuned" with the digest and the name of the model that it started from. half: kernels as float16, half the size.
 
     Raises ConfigError (adapter attached, bad name), ModelError (weights that are not numbers), OutputError.
     """
@@ -115,7 +120,7 @@ def save_base(
         raise ConfigError("The network has an adapter on it; merge it before saving the whole network, or save the adapter alone.")
     info = ModelInfo(
         "", kind, Path(path), network.config, grid, "", None, base_digest, base_name,
-        threshold, dict(training or {}), dict(metrics or {}), licence=licence, description=description,
+        threshold, dict(training or {}), dict(metrics or {}), licence=licence, description=description, half=half,
     )  # fmt: skip
     return _write(network.state_dict(), info)
 
@@ -131,8 +136,9 @@ def save_adapter(
     description: str = "",
     licence: str = "Apache-2.0",
     threshold: float | None = None,
+    half: bool = False,
 ) -> ModelInfo:
-    """Write the adapter that is attached to `network`, which was loaded from `base`. threshold: None takes the base's.
+    """Write the adapter that is attached to `network`, which was loaded from `base`. threshold: None takes the base's. half: as in `save_base`.
 
     Raises ConfigError (no such adapter attached, bad name), ModelError (weights that are not numbers), OutputError.
     """
@@ -141,6 +147,7 @@ def save_adapter(
     info = ModelInfo(
         "", "adapter", Path(path), network.config, base.grid, "", config, base.digest, base.name,
         base.threshold if threshold is None else threshold, dict(training or {}), dict(metrics or {}), licence=licence, description=description,
+        half=half,
     )  # fmt: skip
     return _write(adapter_state(network), info)
 
@@ -210,12 +217,12 @@ def _write(state: Mapping[str, Tensor], info: ModelInfo) -> ModelInfo:
     model_path(path.parent, path.stem)
     if not 0 < info.threshold < 1:
         raise ConfigError(f"A model's threshold must lie between 0 and 1, not at {info.threshold}.")
-    tensors = {name: _storable(tensor) for name, tensor in state.items()}
+    tensors = {name: _storable(name, tensor, info.half) for name, tensor in state.items()}
     bad = next((name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()), None)
     if bad:
         raise ModelError(f"The model {path.stem} is not saved: {bad} holds values that are not numbers, so its training failed.")
     header = {
-        "format_version": FORMAT_VERSION,
+        "format_version": FORMAT_VERSION if info.half else 1,  # what older readers can read they go on reading
         "kind": info.kind,
         "network": info.network.as_dict(),
         "grid": asdict(info.grid),
@@ -229,6 +236,7 @@ def _write(state: Mapping[str, Tensor], info: ModelInfo) -> ModelInfo:
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "licence": info.licence,
         "description": info.description,
+        "half": info.half,
     }
     content = safetensors.torch.save(tensors, metadata={METADATA_KEY: json.dumps(header)})
     with replacing(path) as temporary:
@@ -272,6 +280,7 @@ def _parse(header: dict[str, Any], path: Path) -> ModelInfo:
         date=str(header.get("date", "")),
         licence=str(header.get("licence", "")),
         description=str(header.get("description", "")),
+        half=bool(header.get("half", False)),
     )
 
 
@@ -301,14 +310,14 @@ def _read_state(info: ModelInfo, shapes: Mapping[str, tuple[int, ...]]) -> dict[
         check_shapes({name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}, shapes, what)  # noqa: SIM118
         state = {name: file.get_tensor(name) for name in shapes}
     for name, tensor in state.items():
-        if tensor.dtype != _stored_type(name):
-            raise ModelError(f"The {what} holds {name} as {tensor.dtype}, not as {_stored_type(name)}; it was not written by SAHLoRA.")
+        if tensor.dtype != (stored := _stored_type(name, tensor, info.half)):
+            raise ModelError(f"The {what} holds {name} as {tensor.dtype}, not as {stored}; it was not written by SAHLoRA.")
     if digest(state) != info.digest:
         raise ModelError(f"The weights in {info.path} do not match their digest: the file is damaged or was changed; copy it again.")
     bad = next((name for name, tensor in state.items() if not torch.isfinite(tensor).all()), None)
     if bad:
         raise ModelError(f"The {what} holds values that are not numbers in {bad}; train the model again.")
-    return state
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
 
 @contextlib.contextmanager
@@ -327,13 +336,14 @@ def _opened(path: Path) -> Iterator[Any]:
         raise ModelError(f"{path} is not a complete safetensors file ({one_line(error)}): cut short or damaged; copy it again.") from error
 
 
-def _stored_type(name: str) -> torch.dtype:
-    return torch.int64 if name.endswith("num_batches_tracked") else torch.float32
+def _stored_type(name: str, tensor: Tensor, half: bool) -> torch.dtype:
+    if name.endswith("num_batches_tracked"):
+        return torch.int64
+    return torch.float16 if half and tensor.ndim > 1 else torch.float32
 
 
-def _storable(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach().cpu().contiguous()
-    return tensor.to(torch.float32) if tensor.is_floating_point() else tensor
+def _storable(name: str, tensor: Tensor, half: bool) -> Tensor:
+    return tensor.detach().cpu().contiguous().to(_stored_type(name, tensor, half))
 
 
 def _plain(value: Any) -> Any:

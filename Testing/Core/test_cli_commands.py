@@ -112,6 +112,11 @@ def test_pretrain_then_train_then_segment(cohort: Path, tmp_path: Path, models: 
     assert main([*train, "--run", str(run / "b"), *common]) == 0
     assert read_info(models / "mine.safetensors").digest == adapter.digest
     assert main([*train, "--run", str(run / "c"), *common]) == 2 and "already" in capsys.readouterr().err
+    # Without its model the finished training writes it once more, smaller where that is asked for.
+    adapter.path.rename(tmp_path / "whole.safetensors")
+    assert main([*train, "--run", str(run / "b"), *common, "--half"]) == 0
+    small = read_info(models / "mine.safetensors")
+    assert small.half and small.metrics == adapter.metrics and small.path.stat().st_size < (tmp_path / "whole.safetensors").stat().st_size
 
 
 def test_pretrain_goes_on_from_a_base_and_widens_it(cohort: Path, tmp_path: Path, models: Path, capsys: Capture) -> None:

@@ -190,8 +190,9 @@ def test_final_model_takes_the_folds_median_threshold_and_mean_length(tmp_path: 
 
 def test_folds_stay_when_cases_are_added(tmp_path: Path, models: Path) -> None:
     cases = save_cohort(tmp_path / "cases", SIZES)
-    assert train(cases, tmp_path, "--lesion", "subarachnoid") == 0
-    assert read_info(models / "mine.safetensors").training["lesion"] == "subarachnoid"
+    assert train(cases, tmp_path, "--lesion", "subarachnoid", "--half") == 0
+    first = read_info(models / "mine.safetensors")
+    assert first.training["lesion"] == "subarachnoid" and first.half
     before = Folds.read(tmp_path / "work" / "folds.json").folds
     save_cohort(tmp_path / "cases", (*SIZES, 3, 8, 0))
     assert train(cases, tmp_path) == 0  # the model of that name is this training's: it is brought up to date

@@ -360,6 +360,41 @@ def test_weights_of_another_type_are_refused(network, base):
         load_network(base.path)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_half_precision_takes_half_the_room_and_keeps_three_digits(method, network, base, image, tmp_path):
+    from SAHLoRALib.weights import record_metrics
+    from safetensors.torch import load_file
+
+    half = save_base(network, tmp_path / "half.safetensors", grid=GRID, half=True)
+    stored = load_file(half.path)
+    assert {t.dtype for t in stored.values() if t.ndim > 1} == {torch.float16} and stored["stem.0.1.running_var"].dtype == torch.float32
+    assert sum(t.nbytes for t in stored.values() if t.ndim > 1) * 2 == sum(t.nbytes for t in network.state_dict().values() if t.ndim > 1)
+    read = load_network(half)[0]
+    assert {t.dtype for t in read.parameters()} == {torch.float32}
+    for name, tensor in network.state_dict().items():
+        torch.testing.assert_close(read.state_dict()[name], tensor, rtol=5e-4, atol=1e-7)
+    assert read_info(half.path).half and half.digest != base.digest and not read_info(base.path).half
+
+    config = AdapterConfig(method, rank=2)
+    attach(read, config)
+    disturb(read)
+    adapter = save_adapter(read, config, tmp_path / "small.safetensors", base=half, half=True)
+    merged = load_network(half, record_metrics(adapter, {"told": 1}))[0]
+    merge(read)
+    with torch.no_grad():
+        torch.testing.assert_close(merged(image), read.eval()(image), rtol=2e-2, atol=2e-2)
+    assert read_info(adapter.path).digest == adapter.digest and torch.float16 in {t.dtype for t in load_file(adapter.path).values()}
+
+
+def test_versions_that_know_nothing_of_half_precision_read_only_what_has_none(network, base, tmp_path):
+    header = {}
+    rewrite(base.path, header.update)
+    assert header["format_version"] == 1
+    half = save_base(network, tmp_path / "half.safetensors", grid=GRID, half=True)
+    rewrite(half.path, header.update)
+    assert header["format_version"] == FORMAT_VERSION == 2
+
+
 # --- what cannot be written
 
 

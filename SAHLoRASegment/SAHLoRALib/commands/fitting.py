@@ -50,6 +50,8 @@ class TrainingArguments(Common):
     """Of the model, for its header."""
     lesion: Literal["haemorrhage", "subarachnoid"] | None = None
     """What is annotated in the cases, for the header: bleeding of any kind, or subarachnoid only. 3D Slicer names the segments after it."""
+    half: bool = False
+    """Store the kernels in half precision (float16, three digits): the file takes half the space."""
 
     def told(self) -> dict[str, str]:
         """What goes into the header's training as it was given."""
@@ -86,7 +88,7 @@ def train_and_save(
         "cases_digest": table_digest(digests),
         **arguments.told(),
     }
-    info = save_model(result, path, training=told, description=arguments.description, licence=arguments.licence)
+    info = save_model(result, path, training=told, description=arguments.description, licence=arguments.licence, half=arguments.half)
     best = f", validation Dice {result.best.best_dice:.3f} at threshold {result.threshold:g}" if result.best else ""
     arguments.say(f"{info.name}: {result.config.what}, {result.trainable:,} numbers, {result.steps} steps{best}\n{path}")
     events.result(

@@ -123,7 +123,7 @@ def _cross_validated(arguments: Arguments, config: TrainingConfig, base: ModelIn
         )  # fmt: skip
         info = train_final(
             config, cohort, usable, validated, output, target, events, description=arguments.description, licence=arguments.licence,
-            told=arguments.told(), group=group, start=start,
+            told=arguments.told(), group=group, start=start, half=arguments.half,
         )  # fmt: skip
         if not group.leads:
             return 0
