@@ -362,8 +362,8 @@ def test_weights_of_another_type_are_refused(network, base):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_half_precision_takes_half_the_room_and_keeps_three_digits(method, network, base, image, tmp_path):
-    from SAHLoRALib.weights import record_metrics
     from safetensors.torch import load_file
+    from SAHLoRALib.weights import record_metrics
 
     half = save_base(network, tmp_path / "half.safetensors", grid=GRID, half=True)
     stored = load_file(half.path)
