@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from SAHLoRALib.cli import main
+from SAHLoRALib.commands.models import describe
 from SAHLoRALib.events import Events
 from small_cli import json_lines, of_kind, own_models
 from tiny_scans import box, save_scan
@@ -116,7 +117,8 @@ def test_pretrain_then_train_then_segment(cohort: Path, tmp_path: Path, models: 
     adapter.path.rename(tmp_path / "whole.safetensors")
     assert main([*train, "--run", str(run / "b"), *common, "--half"]) == 0
     small = read_info(models / "mine.safetensors")
-    assert small.half and small.metrics == adapter.metrics and small.path.stat().st_size < (tmp_path / "whole.safetensors").stat().st_size
+    assert describe(small)["half"] and small.metrics == adapter.metrics
+    assert small.path.stat().st_size < (tmp_path / "whole.safetensors").stat().st_size
 
 
 def test_pretrain_goes_on_from_a_base_and_widens_it(cohort: Path, tmp_path: Path, models: Path, capsys: Capture) -> None:

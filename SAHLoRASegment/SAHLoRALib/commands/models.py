@@ -62,6 +62,7 @@ def describe(info: ModelInfo) -> dict[str, Any]:
         "base_name": info.base_name or None,
         "base_digest": info.base_digest,
         "threshold": info.threshold,
+        "half": info.half,
         "network": info.network.as_dict(),
         "grid": asdict(info.grid),
         "adapter": info.adapter.as_dict() if info.adapter else None,
