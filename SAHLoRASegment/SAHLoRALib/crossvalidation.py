@@ -210,7 +210,7 @@ def train_final(
     digest = run_digest(config, cohort.base, (names, (), ()), usable.digests, start)
     method, rank, label = method_of(config)
     run = Run(method, rank, f"{label}, all cases", None, config, names, (), (), digest)
-    if (info := _already(target, digest, measured)) is not None:
+    if (info := _already(target, digest, measured, half)) is not None:
         events.log(f"{target} is finished already.")
         return info
     before = len(validated.runs)
@@ -277,13 +277,13 @@ def _tell_warnings(findings: Sequence[Finding], events: Events) -> None:
         events.log(f"{shown}: {warning}", "warning")
 
 
-def _already(target: Path, digest: str, measured: Mapping[str, Any]) -> ModelInfo | None:
-    """The model, if this training with these figures wrote it."""
+def _already(target: Path, digest: str, measured: Mapping[str, Any], half: bool) -> ModelInfo | None:
+    """The model, if this training with these figures wrote it, in this precision."""
     try:
         info = read_info(target) if target.is_file() else None
     except SAHLoRAError:
         return None
-    same = info is not None and info.training.get("run") == digest and info.training.get("figures") == _fingerprint(measured)
+    same = info is not None and info.training.get("run") == digest and info.training.get("figures") == _fingerprint(measured) and info.half == half
     return info if same else None
 
 

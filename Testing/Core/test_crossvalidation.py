@@ -170,6 +170,10 @@ def test_train_writes_the_model_with_its_figures_and_says_all_in_events(tmp_path
     assert train(cases, tmp_path, "--adapter.rank", "2") == 0
     assert (models / "mine.safetensors").stat().st_mtime_ns == before and "Dice" in capsys.readouterr().out
     assert main(["segment", str(tmp_path / "cases" / "a00" / "ct.nrrd"), "--output", str(tmp_path / "out"), "--adapter", "mine"]) == 0
+    # In half precision it is written once more, from the training that is there.
+    assert train(cases, tmp_path, "--adapter.rank", "2", "--half") == 0
+    half = read_info(models / "mine.safetensors")
+    assert half.half and half.metrics == info.metrics and half.training["run"] == info.training["run"]
     # Another training does not take the name.
     assert train(cases, tmp_path, "--adapter.rank", "3") == 2 and "already" in capsys.readouterr().err
 
