@@ -37,14 +37,18 @@ class Augmentation:
     """Of the augmentation: none, laboratory, scanner or both."""
     strength: float = 1.0
     """Of the augmentation: scales every range; 0 leaves crop and flip."""
+    geometry: float | None = None
+    """Of rotation, zoom and deformation, where heads are to differ more, or less, than scanners; without it the strength."""
     weigh_contrast: bool = True
     """Let a slice of which the laboratory's augmentation moves the HU window count less in the loss."""
 
     def __post_init__(self) -> None:
         if self.kind not in AUGMENTATIONS:
             raise ConfigError(f"Unknown augmentation {self.kind!r}; known are {', '.join(AUGMENTATIONS)}.")
-        if not 0 <= self.strength <= 5:
-            raise ConfigError(f"The augmentation's strength must be between 0 and 5, not {self.strength}.")
+        for name in ("strength", "geometry"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 5:
+                raise ConfigError(f"The augmentation's {name} must be between 0 and 5, not {value}.")
 
     @property
     def laboratory(self) -> bool:
@@ -53,6 +57,11 @@ class Augmentation:
     @property
     def scanner(self) -> bool:
         return self.kind in ("scanner", "both")
+
+    @property
+    def moving(self) -> float:
+        """Strength of rotation, zoom and deformation."""
+        return self.strength if self.geometry is None else self.geometry
 
 
 @dataclass(frozen=True)
@@ -118,7 +127,7 @@ def _column(draws: list[_Draws], count: int, low: float, high: float) -> Tensor:
 def _resample(hu: Tensor, blood: Tensor, sizes: Tensor, draws: list[_Draws], crop: tuple[int, int], what: Augmentation) -> tuple[Tensor, Tensor]:
     """Crop, flip, rotation, zoom and deformation in one go; outside the slice there is air."""
     device = hu.device
-    n, strength = len(hu), what.strength
+    n, strength = len(hu), what.moving
     random = _column(draws, 7, -1, 1)  # flip, angle, zoom, shift of rows and of columns, which deformation
     size = torch.tensor(crop, device=device)
     sizes = sizes.to(device)
@@ -159,12 +168,12 @@ def _deformation(draws: list[_Draws], crop: tuple[int, int], what: Augmentation)
     if what.scanner:
         coarse = torch.stack([d.normal(2, 7, 6) for d in draws]).to(device).clamp_(-2, 2)
         smooth = interpolate(coarse, size=crop, mode="bicubic", align_corners=True)
-        field += smooth * (1.5 * what.strength * chosen[:, 0]).view(-1, 1, 1, 1)
+        field += smooth * (1.5 * what.moving * chosen[:, 0]).view(-1, 1, 1, 1)
     if what.laboratory:
         for i, d in enumerate(draws):
             if chosen[i, 1]:
                 white = torch.rand((1, 2, *crop), generator=d._device, device=device) * 2 - 1
-                field[i] += 5.0 * what.strength * gaussian(white, 4.0)[0]
+                field[i] += 5.0 * what.moving * gaussian(white, 4.0)[0]
     return field.permute(0, 2, 3, 1)
 
 

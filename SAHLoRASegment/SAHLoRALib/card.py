@@ -122,7 +122,8 @@ def _learnt(training: dict[str, Any]) -> list[str]:
         f"{training.get('cases', '?')} cases, {training.get('validation_cases', 'no')} for validation "
         f"({'weights' if 'threshold_chosen' in training else 'weights and threshold'}); "
         f"{training.get('steps', '?')} steps of {config.get('batch', '?')} slices{_drawn(config)}, learning rate {config.get('learning_rate', '?')}, "
-        f"loss {config.get('loss', '?')}, augmentation {augmentation.get('kind', '?')} of strength {augmentation.get('strength', '?')}, "
+        f"loss {config.get('loss', '?')}, augmentation {augmentation.get('kind', '?')} of strength {augmentation.get('strength', '?')}"
+        f"{_moved(augmentation)}, "
         f"seed {config.get('seed', '?')}; {training.get('trainable', 0):,} numbers learnt "
         f"in {float(training.get('seconds', 0)) / 60:.0f} minutes."
     ]
@@ -133,6 +134,12 @@ def _chosen_on(training: dict[str, Any]) -> str:
     told = training.get("threshold_chosen")
     anew = "" if training.get("combined") else " anew"
     return f", chosen{anew} on {told['cases']} validation cases with the digest `{told['cases_digest']}`" if told else ""
+
+
+def _moved(augmentation: dict[str, Any]) -> str:
+    """How strong rotation, zoom and deformation were, where that was set."""
+    geometry = augmentation.get("geometry")
+    return "" if geometry is None else f" (rotation, zoom and deformation {geometry:g})"
 
 
 def _drawn(config: dict[str, Any]) -> str:

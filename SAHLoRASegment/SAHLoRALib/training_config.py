@@ -169,6 +169,8 @@ class TrainingConfig:
             values.pop("adapter")
         elif self.adapter.strength == 1:  # trainings from before it could be another go on
             values["adapter"] = {name: value for name, value in values["adapter"].items() if name != "strength"}
+        if self.augmentation.geometry is None:  # trainings from before it could be set go on
+            values["augmentation"] = {name: value for name, value in values["augmentation"].items() if name != "geometry"}
         if not self.network.growth:  # trainings from before there was any go on
             values["network"] = {name: value for name, value in values["network"].items() if name != "growth"}
         return values

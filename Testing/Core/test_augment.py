@@ -113,6 +113,16 @@ def test_more_strength_means_more_change():
     assert change[0] < change[1] < change[2]
 
 
+def test_geometry_moves_more_or_less_than_the_strength():
+    blood = slices()[1]
+    still, both = run(Augmentation("scanner", geometry=0.0)), run(Augmentation("scanner", strength=0.0, geometry=1.0))
+    for target in still.target:
+        assert torch.allclose(target, blood[0], atol=1e-5) or torch.allclose(target, blood[0].flip(-1), atol=1e-5)
+    assert not torch.equal(still.image, run(Augmentation("none")).image)  # noise and kernels still vary
+    assert torch.equal(both.target, run(Augmentation("scanner", strength=1.0)).target)
+    assert torch.equal(run(Augmentation("scanner", 0.6)).image, run(Augmentation("scanner", 0.6, geometry=0.6)).image)
+
+
 def test_gaussian_keeps_the_mean_and_lowers_the_spread():
     x = torch.randn(2, 1, 40, 40, generator=torch.Generator().manual_seed(0))
     smooth = gaussian(x, 2.0)
@@ -120,7 +130,7 @@ def test_gaussian_keeps_the_mean_and_lowers_the_spread():
     assert torch.allclose(gaussian(torch.full((1, 1, 8, 8), 5.0), 2.0), torch.full((1, 1, 8, 8), 5.0))
 
 
-@pytest.mark.parametrize("wrong", [{"kind": "elastic"}, {"strength": -1.0}, {"strength": float("nan")}])
+@pytest.mark.parametrize("wrong", [{"kind": "elastic"}, {"strength": -1.0}, {"strength": float("nan")}, {"geometry": 6.0}])
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ConfigError):
         Augmentation(**wrong)

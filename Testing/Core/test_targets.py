@@ -65,7 +65,7 @@ def test_the_bundled_models_chain_runs_into_a_folder_of_its_own(shipped: Path, t
     train, judge, unseen = (save_cohort(tmp_path / name, sizes, [f"{name}{n}" for n in range(len(sizes))]) for name, sizes in cohorts)
     new = tmp_path / "new"
     common = ["--validation", str(judge), "--folder", str(new), "--licence", "Apache-2.0", "--augmentation.kind", "both"]
-    common += ["--augmentation.strength", "0.5", *flags()]
+    common += ["--augmentation.strength", "0.5", "--augmentation.geometry", "0.75", *flags()]
     base = ["pretrain", str(train), "--name", "tbi-base", "--run", str(tmp_path / "r1"), "--grid.pixel-mm", "5", "--description", "A base."]
     assert main([*base, *common]) == 0
     adapter = ["train", str(train), "--name", "asah", "--run", str(tmp_path / "r2"), "--base", str(new / "tbi-base.safetensors"), "--folds", "0"]
@@ -74,7 +74,12 @@ def test_the_bundled_models_chain_runs_into_a_folder_of_its_own(shipped: Path, t
     card = ["card", str(new / "asah.safetensors"), "--cases", str(unseen), "--title", "Unseen heads", "--commands", str(tmp_path / "how.txt")]
     assert main(card) == 0
     text = (new / "asah.md").read_text(encoding="utf-8")
-    assert "augmentation both of strength 0.5" in text and "licence: Apache-2.0" in text and "## Unseen heads" in text and "sahlora train …" in text
+    assert (
+        "augmentation both of strength 0.5 (rotation, zoom and deformation 0.75), seed" in text
+        and "licence: Apache-2.0" in text
+        and "## Unseen heads" in text
+        and "sahlora train …" in text
+    )
     assert "annotated: subarachnoid haemorrhage" in text
     made, adapted = read_info(new / "tbi-base.safetensors"), read_info(new / "asah.safetensors")
     assert (adapted.base_digest, adapted.base_name) == (made.digest, "tbi-base") and made.description == "A base."

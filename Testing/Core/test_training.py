@@ -132,6 +132,8 @@ def test_each_method_learns_at_its_own_rate_unless_one_is_given():
 
 def test_drawing_by_case_is_another_training(tmp_path, train, validation):
     by_case = replace(SMALL, draw_by="case")
+    assert "geometry" not in SMALL.identity()["augmentation"]
+    assert replace(SMALL, augmentation=Augmentation(geometry=1.0)).identity()["augmentation"]["geometry"] == 1.0
     assert "draw_by" not in SMALL.identity() and by_case.identity()["draw_by"] == "case"
     losses = [[entry["loss"] for entry in fit(c, train, validation, folder=tmp_path / c.draw_by).history] for c in (SMALL, by_case)]
     assert losses[0] != losses[1]
