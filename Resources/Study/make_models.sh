@@ -58,15 +58,16 @@ adapt() {
     [ -f "models/$1.safetensors" ] || sahlora train "$(echo "$2" | sed s/STAR/train/)" --validation "$(echo "$2" | sed s/STAR/validation/)" \
         --folds 0 --base models/tbi-base.safetensors --name "$1" --folder models --run "runs/$1" --half --licence Apache-2.0 --lesion "$3" \
         --description "$8" --adapter.method "$4" --adapter.rank "$5" --adapter.norm frozen --adapter.strength 1 --learning-rate "$6" --steps "$7" \
-        --steps-per-epoch "$EVERY" --draw-by case --loss dice+ce --crop 176 160 --augmentation.strength 0.6 --ema 0.99 --patience 0 --seed 1 --threads 1
+        --steps-per-epoch "$EVERY" --draw-by case --loss dice+ce --crop 176 160 --augmentation.strength 0.6 --augmentation.geometry 1.5 \
+        --ema 0.995 --patience 0 --seed 1 --threads 1
 }
 # Side by side, a core each. With the base's BatchNorm statistics they keep what the base finds in a real scan (Testing/Robust/painted.py).
-EVERY=1000
-adapt all-conv-lora both-STAR.csv haemorrhage conv-lora 32 2e-3 1000 \
+EVERY=1300
+adapt all-conv-lora both-STAR.csv haemorrhage conv-lora 32 2e-3 2600 \
     "convLoRA adapter of rank 32 for haemorrhage of any kind, traumatic or aneurysmal, trained on synthetic head CT." &
 first=$!
-EVERY=600
-adapt asah-cp-lora asah-STAR/cases.csv subarachnoid cp-lora 64 5e-3 1200 \
+EVERY=1400
+adapt asah-cp-lora asah-STAR/cases.csv subarachnoid cp-lora 64 5e-3 2800 \
     "CP-LoRA adapter of rank 64 for aneurysmal subarachnoid haemorrhage, trained on synthetic head CT."
 wait $first
 
