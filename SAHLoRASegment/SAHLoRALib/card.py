@@ -15,18 +15,19 @@ from typing import Any
 from .cases import CaseTable
 from .cohort import case_digests
 from .ct import CTVolume
-from .errors import SAHLoRAError
+from .errors import CaseError, SAHLoRAError
 from .evaluation import Evaluation, labels_of, summarise
 from .events import Events
 from .files import write_text
+from .findings import tidied
 from .measured import CLEAN_SCANS, HELD_OUT, clean_scans, cross_validated, held_out, with_clean_scans, with_held_out
-from .metrics import case_metrics
+from .metrics import case_metrics, dice, soft_dice
 from .provenance import table_digest
-from .runs import choose_threshold, load_segmenter
-from .samples import SliceCache
+from .runs import load_segmenter
 from .segmenter import Segmenter
+from .slices import volume_ml
 from .training_config import TrainingConfig
-from .validation import Score
+from .validation import THRESHOLDS, CaseScore, Score, summary
 from .weights import ModelInfo
 
 #: Measures of a card: column of the evaluation → heading.
@@ -52,6 +53,32 @@ def measure(segmenter: Segmenter, cases: CaseTable, events: Events | None = None
         rows.append({**labels_of(case), **case_metrics(found.mask, found.probability, reference, ct)})
     events.progress(stage, len(cases), len(cases))
     return summarise(rows)
+
+
+def chosen_threshold(segmenter: Segmenter, cases: CaseTable, events: Events | None = None, stage: str = "choosing the threshold") -> Score:
+    """How a model does on validation cases at every threshold, by the rule by which a training chooses its own (`validation.summary`), but on masks
+    as a user gets them: on the scan's pixels, inside the skull, without specks. Raises CaseError (none bleeds), ScanError, Cancelled.
+    """
+    events = events or Events()
+    scores = []
+    for done, case in enumerate(cases):
+        events.progress(stage, done, len(cases), case.case)
+        events.check_cancel()
+        ct, reference = case.read()
+        probability = segmenter.segment(ct, keep_probability=True).probability
+        assert probability is not None  # it was asked for
+        true_ml, dices, errors, false_ml = volume_ml(reference, ct), [], [], 0.0
+        for threshold in THRESHOLDS:
+            mask = tidied(probability >= threshold, ct, segmenter.config.smallest_ml)[0]
+            dices.append(dice(mask, reference))
+            errors.append(abs(volume_ml(mask, ct) - true_ml))
+            if threshold == 0.5:
+                false_ml = volume_ml(mask & ~reference, ct)
+        scores.append(CaseScore(case.case, tuple(dices), tuple(errors), soft_dice(probability, reference), true_ml, false_ml))
+    events.progress(stage, len(cases), len(cases))
+    if not any(score.true_ml for score in scores):
+        raise CaseError(f"None of the {len(cases)} validation cases has blood in its mask, so no threshold can be chosen; name other cases.")
+    return summary(scores)
 
 
 def figures(evaluation: Evaluation) -> dict[str, Any]:
@@ -223,12 +250,11 @@ def make_card(
         )
     chosen: dict[str, Segmenter] = {}
     if validation is not None:
-        cache = SliceCache.read(validation, whole.grid, events=events, stage="reading validation cases")
-        if adapter is not None:
-            score = choose_threshold(whole, cache, settings, events=events)
+        if adapter is not None and tables:
+            score = chosen_threshold(load_segmenter(whole, None, settings), validation, events, "choosing the base's threshold")
             chosen = {"chosen": load_segmenter(replace(whole, threshold=score.threshold), None, settings)}
         if choose:
-            info = _with_threshold(info, choose_threshold(whole, cache, settings, events=events, adapter=adapter), validation, events)
+            info = _with_threshold(info, chosen_threshold(load_segmenter(info, base, settings), validation, events), validation, events)
     elif choose:
         raise SAHLoRAError("A threshold is chosen on validation cases; name their table with --validation.")
     segmenters = {"after": load_segmenter(info, base, settings)}
@@ -266,4 +292,4 @@ def _with_threshold(model: ModelInfo, score: Score, cases: CaseTable, events: Ev
     return replace(model, threshold=score.threshold, training={**model.training, "threshold_chosen": told}, metrics=metrics)
 
 
-__all__ = ["card_text", "figures", "make_card", "measure"]
+__all__ = ["card_text", "chosen_threshold", "figures", "make_card", "measure"]

@@ -216,16 +216,11 @@ def execute(
     return written
 
 
-def choose_threshold(
-    base: ModelInfo, cases: SliceCache, config: TrainingConfig, group: Group | None = None, events: Events | None = None,
-    adapter: ModelInfo | None = None,
-) -> Score:  # fmt: skip
-    """How a whole network, or a base with an adapter, does on validation cases without learning from any, chosen threshold included, just as `fit`
-    chooses its own.
-    """
+def choose_threshold(base: ModelInfo, cases: SliceCache, config: TrainingConfig, group: Group | None = None, events: Events | None = None) -> Score:
+    """How a whole network does on validation cases without learning from any, chosen threshold included, just as `fit` chooses its own."""
     compute = choose_compute(config.device, config.precision)
     with threads(config.threads):
-        network = load_network(base, adapter)[0].to(compute.device)
+        network = load_network(base)[0].to(compute.device)
         return validate(network, cases, compute, batch=config.batch, group=group, events=events)[0]
 
 

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from SAHLoRALib.adapters import AdapterConfig, adapter_state, attach, load_adapter_state
@@ -14,10 +15,11 @@ from SAHLoRALib.cases import CaseTable
 from SAHLoRALib.cli import main
 from SAHLoRALib.errors import ModelError
 from SAHLoRALib.measured import headline
-from SAHLoRALib.runs import choose_threshold
-from SAHLoRALib.samples import SliceCache
+from SAHLoRALib.metrics import dice
+from SAHLoRALib.runs import load_segmenter
+from SAHLoRALib.slices import volume_ml
 from SAHLoRALib.training_config import TrainingConfig
-from SAHLoRALib.validation import THRESHOLDS
+from SAHLoRALib.validation import FLAT, THRESHOLDS
 from SAHLoRALib.weights import ModelInfo, load_network, read_info, record_metrics, save_adapter
 from tiny_cohort import save_cohort, save_tiny_base
 
@@ -95,6 +97,25 @@ def test_the_base_is_measured_with_a_threshold_from_the_adapters_validation_case
     assert main(["card", str(base.path), "--cases", str(cases), "--validation", str(judged_by)]) == 2 and "is no adapter" in capsys.readouterr().err
 
 
+def best_threshold(segmenter, cases):
+    """What a user would choose who segments the cases at every threshold: near the best Dice the least median error, then the nearest to 0.5."""
+    pairs = [case.read() for case in CaseTable.read(cases)]
+    dices, errors = [], []
+    for threshold in THRESHOLDS:
+        at = segmenter.with_config(replace(segmenter.config, threshold=threshold))
+        masks = [(at.segment(ct).mask, reference, ct) for ct, reference in pairs if reference.any()]
+        dices.append(np.mean([dice(mask, reference) for mask, reference, _ in masks]))
+        errors.append(np.median([abs(volume_ml(mask, ct) - volume_ml(reference, ct)) for mask, reference, ct in masks]))
+    good = [n for n in range(len(THRESHOLDS)) if dices[n] >= max(dices) - FLAT]
+    return THRESHOLDS[min(good, key=lambda n: (round(errors[n], 6), abs(THRESHOLDS[n] - 0.5)))]
+
+
+def test_validation_cases_without_blood_choose_no_threshold(tmp_path, base, capsys):
+    clean = save_cohort(tmp_path / "clean", (0, 0), ("v0", "v1"))
+    assert main(["card", str(base.path), "--validation", str(clean), "--choose-threshold"]) == 2
+    assert "None of the 2 validation cases has blood" in capsys.readouterr().err and read_info(base.path).threshold == base.threshold
+
+
 def test_an_adapters_threshold_is_chosen_anew_on_validation_cases(tmp_path, base, cases, capsys):
     adapter = some_adapter(base)
     former = {"held_out": {"measured before": {}}, "clean_scans": {"a scan": {"after": 1.0}}}
@@ -105,8 +126,7 @@ def test_an_adapters_threshold_is_chosen_anew_on_validation_cases(tmp_path, base
     assert read_info(adapter.path).threshold == 0.999
     assert main([*given, "--validation", str(judged_by)]) == 0
     again = read_info(adapter.path)
-    cache = SliceCache.read(CaseTable.read(judged_by), base.grid)
-    assert again.threshold == choose_threshold(base, cache, TrainingConfig(), adapter=adapter).threshold != 0.999
+    assert again.threshold == best_threshold(load_segmenter(adapter, base, TrainingConfig()), judged_by) != 0.999
     assert again.digest == adapter.digest and again.training["threshold_chosen"]["cases"] == 2
     assert again.metrics["held_out"]["heads"]["after"]["strata"]["all"]["dice"]["mean"] > 0
     assert list(again.metrics["held_out"]) == ["heads"] and "clean_scans" not in again.metrics  # those were of the former threshold
@@ -119,7 +139,7 @@ def test_a_bases_threshold_is_chosen_anew_on_validation_cases(tmp_path, base, ca
     judged_by = save_cohort(tmp_path / "validation", (5, 7), ("v0", "v1"))
     assert main(["card", str(base.path), "--cases", str(cases), "--title", "heads", "--validation", str(judged_by), "--choose-threshold"]) == 0
     again = read_info(base.path)
-    assert again.threshold == choose_threshold(base, SliceCache.read(CaseTable.read(judged_by), base.grid), TrainingConfig()).threshold != 0.999
+    assert again.threshold == best_threshold(load_segmenter(base, None, TrainingConfig()), judged_by) != 0.999
     assert again.digest == base.digest and again.training["threshold_chosen"]["cases"] == 2
     assert again.metrics["held_out"]["heads"]["strata"]["all"]["dice"]["mean"] > 0
 

@@ -22,7 +22,7 @@ class Arguments(Common):
     validation: Path | None = None
     """Case table that chose an adapter's threshold: the base is then measured with a threshold chosen on it too."""
     choose_threshold: bool = False
-    """Choose the model's threshold anew on the validation cases, as a training does, before it is measured."""
+    """Choose the model's threshold anew on the validation cases before it is measured: by a training's rule, on masks as segmenting gives them."""
     title: tuple[str, ...] = ()
     """What the case tables are, one for each; without them the tables' folders."""
     clean: tuple[Path, ...] = ()
