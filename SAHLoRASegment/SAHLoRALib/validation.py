@@ -88,8 +88,8 @@ def validate(
 
 
 def summary(scores: list[CaseScore]) -> Score:
-    """The means. threshold: of those whose mean Dice comes within FLAT of the best the one with the least median error of the volume over the cases
-    with blood; among equally good ones the nearest to 0.5.
+    """The means. threshold: of those whose mean Dice comes within FLAT of the best the one that measures volumes best: with the least sum of the
+    median errors over the cases with blood and over those without, where all is false; among equally good ones the nearest to 0.5.
     """
     bleeding = [s for s in scores if s.true_ml > 0]
     clean = [s.false_ml for s in scores if s.true_ml == 0]
@@ -97,7 +97,8 @@ def summary(scores: list[CaseScore]) -> Score:
     half = THRESHOLDS.index(0.5)
     best = half
     if bleeding:
-        errors = [median(s.error_ml[t] for s in bleeding) for t in range(len(THRESHOLDS))]
+        groups = [group for group in (bleeding, [s for s in scores if s.true_ml == 0]) if group]
+        errors = [sum(median(s.error_ml[t] for s in group) for group in groups) for t in range(len(THRESHOLDS))]
         good = [t for t in range(len(THRESHOLDS)) if means[t] >= max(means) - FLAT]
         best = min(good, key=lambda t: (errors[t], abs(t - half)))
     return Score(means[half], _mean([s.soft_dice for s in bleeding]), THRESHOLDS[best], means[best], _mean(clean), len(scores))

@@ -98,7 +98,7 @@ def test_the_base_is_measured_with_a_threshold_from_the_adapters_validation_case
 
 
 def best_threshold(segmenter, cases):
-    """What a user would choose who segments the cases at every threshold: near the best Dice the least median error, then the nearest to 0.5."""
+    """What a user would choose who tries every threshold: near the best Dice the least median error, then the nearest to 0.5 (all bleed)."""
     pairs = [case.read() for case in CaseTable.read(cases)]
     dices, errors = [], []
     for threshold in THRESHOLDS:

@@ -100,6 +100,16 @@ def test_where_dice_is_flat_the_threshold_is_the_one_that_measures_volumes_best(
     assert summary([case(lambda t: 0.8 - abs(t - 0.7), 0.3)]).threshold == 0.7  # volumes do not outweigh Dice
 
 
+def test_false_blood_in_cases_without_any_raises_the_threshold():
+    def case(error_at, true_ml):
+        return CaseScore("c", (0.8 if true_ml else 0.0,) * len(THRESHOLDS), tuple(error_at(t) for t in THRESHOLDS), 0.5, true_ml, 0.0)
+
+    bleeding = [case(lambda t: 2 + abs(t - 0.4), 5.0), case(lambda t: 2 + abs(t - 0.4), 9.0)]
+    assert summary(bleeding).threshold == 0.4
+    assert summary([*bleeding, case(lambda t: 2 - 2 * t if t < 0.6 else 0.8, 0.0)]).threshold == 0.6
+    assert summary([*bleeding, case(lambda t: 1 - t / 2, 0.0)]).threshold == 0.4  # less is gained than lost
+
+
 def test_an_adapter_of_half_strength_is_judged_as_it_is_merged(tmp_path, train, validation, base):
     """The same training as at full strength, whose checkpoint it goes on from; figures and threshold are those of the merged file."""
     adapter = AdapterConfig(rank=2, norm="adapt")
