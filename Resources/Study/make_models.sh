@@ -81,5 +81,5 @@ card() {
 TBI="Held-out synthetic TBI (heads 18-20)" ASAH="Held-out synthetic aSAH (heads 18-20)"
 card tbi-base --cases tbi-test/cases.csv --title "$TBI"
 card asah-cp-lora --cases asah-test/cases.csv --title "$ASAH" --validation asah-validation/cases.csv --choose-threshold
-# The card that came along lacks the base at this threshold: its threshold was chosen first, without --cases.
+# The card that came along does not show the base with a threshold chosen there: its own was chosen first, without --cases.
 card all-conv-lora --cases tbi-test/cases.csv asah-test/cases.csv --title "$TBI" "$ASAH" --validation both-validation.csv --choose-threshold
