@@ -7,27 +7,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .cases import CaseTable
-from .cohort import case_digests
+import numpy as np
+
+from .cases import Case, CaseTable
+from .cohort import case_digests, chosen_on, no_blood
 from .ct import CTVolume
-from .errors import CaseError, SAHLoRAError
+from .errors import SAHLoRAError
 from .evaluation import Evaluation, labels_of, summarise
 from .events import Events
 from .files import write_text
 from .findings import tidied
 from .measured import CLEAN_SCANS, HELD_OUT, clean_scans, cross_validated, held_out, with_clean_scans, with_held_out
-from .metrics import case_metrics, dice, soft_dice
+from .metrics import case_metrics, dice
 from .provenance import table_digest
 from .runs import load_segmenter
 from .segmenter import Segmenter
 from .slices import volume_ml
 from .training_config import TrainingConfig
-from .validation import THRESHOLDS, CaseScore, Score, summary
+from .validation import THRESHOLDS, best_threshold
 from .weights import ModelInfo
 
 #: Measures of a card: column of the evaluation → heading.
@@ -43,42 +45,37 @@ _LESIONS = {"haemorrhage": "intracranial haemorrhage of any kind", "subarachnoid
 
 def measure(segmenter: Segmenter, cases: CaseTable, events: Events | None = None, stage: str = "measuring") -> Evaluation:
     """Segment and evaluate every case. Raises CaseError, ScanError, Cancelled."""
+    found = _segmented(segmenter, cases, events, stage)
+    return summarise([{**labels_of(case), **case_metrics(mask, probability, reference, ct)} for case, ct, reference, mask, probability in found])
+
+
+def chosen_threshold(segmenter: Segmenter, cases: CaseTable, events: Events | None = None, stage: str = "choosing the threshold") -> float:
+    """The threshold that validation cases choose by a training's rule (`validation.best_threshold`), but on masks as a user gets them: on the scan's
+    pixels, inside the skull, without specks. Raises CaseError, ScanError, Cancelled.
+    """
+    dices, errors, true_ml = [], [], []
+    for _, ct, reference, _, probability in _segmented(segmenter, cases, events, stage):
+        true_ml.append(volume_ml(reference, ct))
+        masks = (tidied(probability >= threshold, ct, segmenter.config.smallest_ml)[0] for threshold in THRESHOLDS)
+        told = [(dice(mask, reference), abs(volume_ml(mask, ct) - true_ml[-1])) for mask in masks]
+        dices.append([at[0] for at in told])
+        errors.append([at[1] for at in told])
+    return best_threshold(dices, errors, true_ml)
+
+
+def _segmented(
+    segmenter: Segmenter, cases: CaseTable, events: Events | None, stage: str
+) -> Iterator[tuple[Case, CTVolume, np.ndarray, np.ndarray, np.ndarray]]:
+    """Every case with its scan, its annotation, and the mask and the probability that are found in it."""
     events = events or Events()
-    rows = []
     for done, case in enumerate(cases):
         events.progress(stage, done, len(cases), case.case)
         events.check_cancel()
         ct, reference = case.read()
         found = segmenter.segment(ct, keep_probability=True)
-        rows.append({**labels_of(case), **case_metrics(found.mask, found.probability, reference, ct)})
+        assert found.probability is not None  # it was asked for
+        yield case, ct, reference, found.mask, found.probability
     events.progress(stage, len(cases), len(cases))
-    return summarise(rows)
-
-
-def chosen_threshold(segmenter: Segmenter, cases: CaseTable, events: Events | None = None, stage: str = "choosing the threshold") -> Score:
-    """How a model does on validation cases at every threshold, by the rule by which a training chooses its own (`validation.summary`), but on masks
-    as a user gets them: on the scan's pixels, inside the skull, without specks. Raises CaseError (none bleeds), ScanError, Cancelled.
-    """
-    events = events or Events()
-    scores = []
-    for done, case in enumerate(cases):
-        events.progress(stage, done, len(cases), case.case)
-        events.check_cancel()
-        ct, reference = case.read()
-        probability = segmenter.segment(ct, keep_probability=True).probability
-        assert probability is not None  # it was asked for
-        true_ml, dices, errors, false_ml = volume_ml(reference, ct), [], [], 0.0
-        for threshold in THRESHOLDS:
-            mask = tidied(probability >= threshold, ct, segmenter.config.smallest_ml)[0]
-            dices.append(dice(mask, reference))
-            errors.append(abs(volume_ml(mask, ct) - true_ml))
-            if threshold == 0.5:
-                false_ml = volume_ml(mask & ~reference, ct)
-        scores.append(CaseScore(case.case, tuple(dices), tuple(errors), soft_dice(probability, reference), true_ml, false_ml))
-    events.progress(stage, len(cases), len(cases))
-    if not any(score.true_ml for score in scores):
-        raise CaseError(f"None of the {len(cases)} validation cases has blood in its mask, so no threshold can be chosen; name other cases.")
-    return summary(scores)
 
 
 def figures(evaluation: Evaluation) -> dict[str, Any]:
@@ -248,21 +245,26 @@ def make_card(
             f"{info.name} is no adapter, so there is no base beside it whose threshold could be chosen; leave the validation table out, or have the "
             "threshold of the model itself chosen on it with --choose-threshold."
         )
-    chosen: dict[str, Segmenter] = {}
-    if validation is not None:
-        if adapter is not None and tables:
-            score = chosen_threshold(load_segmenter(whole, None, settings), validation, events, "choosing the base's threshold")
-            chosen = {"chosen": load_segmenter(replace(whole, threshold=score.threshold), None, settings)}
-        if choose:
-            info = _with_threshold(info, chosen_threshold(load_segmenter(info, base, settings), validation, events), validation, events)
-    elif choose:
+    if choose and validation is None:
         raise SAHLoRAError("A threshold is chosen on validation cases; name their table with --validation.")
     segmenters = {"after": load_segmenter(info, base, settings)}
     if adapter is not None:
         segmenters = {"before": load_segmenter(whole, None, settings), **segmenters}
+    chosen: dict[str, Segmenter] = {}
+    if validation is not None:
+        findings = validation.check(events)
+        if all(finding.ml == 0 for finding in findings):
+            raise no_blood(len(validation))
+        if adapter is not None and tables:
+            threshold = chosen_threshold(segmenters["before"], validation, events, "choosing the base's threshold")
+            chosen = {"chosen": _at(segmenters["before"], threshold)}
+        if choose:
+            threshold = chosen_threshold(segmenters["after"], validation, events)
+            segmenters["after"] = _at(segmenters["after"], threshold)
+            info = _with_threshold(info, threshold, chosen_on(validation, findings))
     held: dict[str, Any] = {}
     for title, table in tables.items():
-        digest = {"cases_digest": _digest_of(table, events)}
+        digest = {"cases_digest": table_digest(case_digests(table, table.check(events)))}
         measured = {
             which: figures(measure(segmenter, table, events, f"{title}: {_WHICH[which]}")) for which, segmenter in {**segmenters, **chosen}.items()
         }
@@ -281,15 +283,14 @@ def make_card(
     return info
 
 
-def _digest_of(cases: CaseTable, events: Events) -> str:
-    return table_digest(case_digests(cases, cases.check(events)))
+def _at(segmenter: Segmenter, threshold: float) -> Segmenter:
+    return segmenter.with_config(replace(segmenter.config, threshold=threshold))
 
 
-def _with_threshold(model: ModelInfo, score: Score, cases: CaseTable, events: Events) -> ModelInfo:
-    """The model with the threshold that was chosen on these cases, a word of it in its header, and no figures of the threshold before."""
-    told = {"cases": len(cases), "cases_digest": _digest_of(cases, events)}
+def _with_threshold(model: ModelInfo, threshold: float, told: dict[str, Any]) -> ModelInfo:
+    """The model with the threshold that was chosen, the cases that chose it (`told`) in its header, and no figures of the threshold before."""
     metrics = {key: value for key, value in model.metrics.items() if key not in (HELD_OUT, CLEAN_SCANS)}
-    return replace(model, threshold=score.threshold, training={**model.training, "threshold_chosen": told}, metrics=metrics)
+    return replace(model, threshold=threshold, training={**model.training, "threshold_chosen": told}, metrics=metrics)
 
 
 __all__ = ["card_text", "chosen_threshold", "figures", "make_card", "measure"]

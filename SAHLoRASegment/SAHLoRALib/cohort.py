@@ -7,6 +7,7 @@ import tempfile
 from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from .ct import CTVolume
 from .errors import CaseError
 from .events import Events
 from .images import open_image
+from .provenance import table_digest
 from .samples import CachedCase, SliceCache
 from .slices import PixelGrid
 from .weights import ModelInfo
@@ -60,6 +62,16 @@ def case_digests(table: CaseTable, findings: Iterable[Finding]) -> dict[str, str
     """Case → digest of its scan's and its mask's voxels."""
     scans = {finding.case: f"{finding.digest} {finding.ml:.6g}" for finding in findings if finding.ml is not None}
     return {case.case: hashlib.sha256(f"{scans.get(case.case)} {_mask_digest(case)}".encode()).hexdigest() for case in table}
+
+
+def chosen_on(table: CaseTable, findings: Iterable[Finding]) -> dict[str, Any]:
+    """For a header: the cases that chose a threshold, their number and digest."""
+    return {"cases": len(table), "cases_digest": table_digest(case_digests(table, findings))}
+
+
+def no_blood(cases: int) -> CaseError:
+    """That these validation cases choose no threshold."""
+    return CaseError(f"None of the {cases} validation cases has blood in its mask, so no threshold can be chosen; name other cases.")
 
 
 def _mask_digest(case: Case) -> str:

@@ -21,12 +21,11 @@ from torch.nn.functional import pad
 from .adapters import AdapterConfig, adapted_layers, adapter_shapes, load_adapter_state, merge
 from .case_check import require_usable
 from .cases import CaseTable
-from .cohort import case_digests
+from .cohort import chosen_on, no_blood
 from .device import choose_compute
-from .errors import CaseError, ConfigError
+from .errors import ConfigError
 from .events import Events
 from .network import MODULES, MultiViewUnet
-from .provenance import table_digest
 from .samples import SliceCache
 from .validation import Score, validate
 from .weights import ModelInfo, check_belongs, load_network
@@ -101,12 +100,12 @@ def judge(found: Combination, base: ModelInfo, cases: CaseTable, events: Events 
     require_usable(findings)
     cache = SliceCache.read(cases, base.grid, events=events, stage="reading validation cases")
     if not cache.positives:
-        raise CaseError(f"None of the {len(cases)} validation cases has blood in its mask, so no threshold can be chosen; name other cases.")
+        raise no_blood(len(cases))
     compute = choose_compute()
     merged = copy.deepcopy(found.network)
     merge(merged, keep_base=False)
     score = validate(merged.eval().to(compute.device), cache, compute, events=events)[0]
-    return score, {"cases": len(cases), "cases_digest": table_digest(case_digests(cases, findings))}
+    return score, chosen_on(cases, findings)
 
 
 def _check(base: ModelInfo, parts: Sequence[Part]) -> str:

@@ -8,6 +8,7 @@ pixels blood ends sharply, so that a high threshold costs nothing; interpolated 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 
@@ -88,20 +89,28 @@ def validate(
 
 
 def summary(scores: list[CaseScore]) -> Score:
-    """The means. threshold: of those whose mean Dice comes within FLAT of the best the one that measures volumes best: with the least sum of the
-    median errors over the cases with blood and over those without, where all is false; among equally good ones the nearest to 0.5.
-    """
+    """The means; threshold: see `best_threshold`."""
     bleeding = [s for s in scores if s.true_ml > 0]
     clean = [s.false_ml for s in scores if s.true_ml == 0]
-    means = [_mean([s.dice[t] for s in bleeding]) for t in range(len(THRESHOLDS))]
-    half = THRESHOLDS.index(0.5)
-    best = half
-    if bleeding:
-        groups = [group for group in (bleeding, [s for s in scores if s.true_ml == 0]) if group]
-        errors = [sum(median(s.error_ml[t] for s in group) for group in groups) for t in range(len(THRESHOLDS))]
-        good = [t for t in range(len(THRESHOLDS)) if means[t] >= max(means) - FLAT]
-        best = min(good, key=lambda t: (errors[t], abs(t - half)))
-    return Score(means[half], _mean([s.soft_dice for s in bleeding]), THRESHOLDS[best], means[best], _mean(clean), len(scores))
+    best = best_threshold([s.dice for s in scores], [s.error_ml for s in scores], [s.true_ml for s in scores])
+    means = [_mean([s.dice[t] for s in bleeding]) for t in (THRESHOLDS.index(0.5), THRESHOLDS.index(best))]
+    return Score(means[0], _mean([s.soft_dice for s in bleeding]), best, means[1], _mean(clean), len(scores))
+
+
+def best_threshold(dice: Sequence[Sequence[float]], error_ml: Sequence[Sequence[float]], true_ml: Sequence[float]) -> float:
+    """dice, error_ml: of each case, at each of THRESHOLDS; true_ml: of each case. Of the thresholds whose mean Dice over the cases with blood comes
+    within FLAT of the best the one that measures volumes best: with the least sum of the median errors over the cases with blood and over those
+    without, where all is false; among equally good ones the nearest to 0.5, which it is too where no case has blood.
+    """
+    bleeding = [d for d, ml in zip(dice, true_ml, strict=True) if ml > 0]
+    if not bleeding:
+        return 0.5
+    means = [_mean(at) for at in zip(*bleeding, strict=True)]
+    groups = ([e for e, ml in zip(error_ml, true_ml, strict=True) if (ml > 0) == bleeds] for bleeds in (True, False))
+    medians = [[median(at) for at in zip(*group, strict=True)] for group in groups if group]
+    errors = [sum(at) for at in zip(*medians, strict=True)]
+    good = [t for t in range(len(THRESHOLDS)) if means[t] >= max(means) - FLAT]
+    return THRESHOLDS[min(good, key=lambda t: (errors[t], abs(t - THRESHOLDS.index(0.5))))]
 
 
 def _case_sums(network: nn.Module, cache: SliceCache, number: int, compute: Compute, batch: int) -> Tensor:
@@ -144,5 +153,5 @@ def _dice(overlap: float, predicted: float, annotated: float) -> float:
     return 2 * overlap / (predicted + annotated) if predicted + annotated else 1.0
 
 
-def _mean(values: list[float]) -> float:
+def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else math.nan
