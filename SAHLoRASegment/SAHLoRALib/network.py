@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .architecture import MODULES, NetworkConfig
+from .operations import Doubled, convolved_relu
 
 __all__ = ["MODULES", "MultiViewUnet", "NetworkConfig"]
 
@@ -29,14 +30,18 @@ class ConvNormReLU(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """A BatchNorm that is held still while the rest trains works inside the kernel: the same result but for rounding, one map less to keep."""
-        convolution, norm, relu = self
-        if not self.training or norm.training or not isinstance(convolution, nn.Conv2d):
+        convolution, norm, _ = self
+        if not isinstance(convolution, nn.Conv2d):
             return super().forward(x)
-        assert isinstance(norm, nn.BatchNorm2d)
-        assert convolution.bias is not None and norm.running_mean is not None and norm.running_var is not None
-        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-        bias = (convolution.bias - norm.running_mean) * scale + norm.bias
-        return relu(convolution._conv_forward(x, convolution.weight * scale.view(-1, 1, 1, 1), bias))
+        weight, bias = convolution.weight, convolution.bias
+        assert bias is not None and isinstance(convolution.padding, tuple)
+        if isinstance(norm, nn.BatchNorm2d):
+            if not self.training or norm.training:
+                return super().forward(x)
+            assert norm.running_mean is not None and norm.running_var is not None
+            scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+            weight, bias = weight * scale.view(-1, 1, 1, 1), (bias - norm.running_mean) * scale + norm.bias
+        return convolved_relu(x, weight, bias, convolution.padding, convolution.dilation)
 
 
 class DoubleConv(nn.Sequential):
@@ -83,7 +88,7 @@ class MultiViewUnet(nn.Module):
         )
         self.head = nn.Sequential(ConvNormReLU(3 * finest, finest), ConvNormReLU(finest, finest), nn.Conv2d(finest, 1, kernel_size=1))
         self.pool: nn.Module = nn.MaxPool2d(2)
-        self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
+        self.up = Doubled()
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)

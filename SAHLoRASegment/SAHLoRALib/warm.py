@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 from .cli import BUG_EXIT_CODE, main
 from .errors import ConfigError, one_line
 from .events import JsonEvents
-from .startup import quick_end
+from .startup import large_pages, quick_end
 
 if TYPE_CHECKING:
     from .segmenter import SegmentConfig, Segmenter
@@ -139,4 +139,5 @@ def _give_back() -> bool:
 
 if __name__ == "__main__":
     quick_end()
+    large_pages()
     sys.exit(serve(patient(sys.stdin.buffer)))

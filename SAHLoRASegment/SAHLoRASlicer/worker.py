@@ -63,9 +63,10 @@ def main() -> int:
     _started()
     watched = Watched()
     threading.Thread(target=watch, args=(reasons_to_end(watched), end_group), daemon=True).start()
-    from SAHLoRALib.startup import quick_end
+    from SAHLoRALib.startup import large_pages, quick_end
 
     quick_end()
+    large_pages()
     if sys.argv[1:2] == [STAY]:
         from SAHLoRALib.warm import patient, serve
 

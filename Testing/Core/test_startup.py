@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import SAHLoRALib
-from SAHLoRALib.cli import main
+from SAHLoRALib.cli import main, program
 from SAHLoRALib.segmenter import Segmenter
 from SAHLoRALib.startup import uncollected
 from tiny_scans import BLEED, save_models, save_scan
@@ -86,3 +87,42 @@ def test_segmenting_loads_its_network_uncollected(tmp_path: Path) -> None:
     gc.enable()
     assert main(given, load=load) == 0
     assert seen == [False] and gc.isenabled()
+
+
+def large_pages_on_request() -> bool:
+    """Whether the system gives large pages to whom asks for them, and to no one else."""
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    return setting.is_file() and "[madvise]" in setting.read_text()
+
+
+@pytest.mark.skipif(not large_pages_on_request(), reason="the system gives large pages to all or to none")
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_map_comes_in_large_pages(asked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each page that the system enters is a fault."""
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
+    code = f"""
+import resource
+from SAHLoRALib.startup import large_pages
+{"large_pages()" if asked else ""}
+import torch
+torch.ones(1)
+def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+before = faults()
+torch.ones(50_000_000)
+print(faults() - before)
+"""
+    pages = 200_000_000 // mmap.PAGESIZE
+    faults = int(told(code)[0])
+    assert (faults < pages / 20) if asked else (faults > pages / 2)
+
+
+def test_programs_ask_for_large_pages_and_a_mere_call_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slicer, which may call `main` itself, has a memory of its own to see to."""
+    monkeypatch.setattr("SAHLoRALib.cli.quick_end", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["sahlora", "--version"])
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "to be taken away again")
+    del os.environ["THP_MEM_ALLOC_ENABLE"]
+    assert main(["--version"]) == 0 and "THP_MEM_ALLOC_ENABLE" not in os.environ
+    assert program() == 0 and os.environ["THP_MEM_ALLOC_ENABLE"] == "1"
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
+    assert program() == 0 and os.environ["THP_MEM_ALLOC_ENABLE"] == "0"
