@@ -16,7 +16,7 @@ models: $(READY)
 	SAHLORA=$(abspath $(BIN))/sahlora sh Resources/Study/make_models.sh
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-robust: $(READY)
 	$(BIN)/python -m pytest Testing/Robust -m "robust or not slow" --outcomes Testing/Robust/OUTCOMES.md
