@@ -7,6 +7,7 @@ it is. On a GPU, and for other numbers than float32 and bfloat16, PyTorch's own 
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from torch.nn import functional
 #: What a pixel of the small map gives to the four rows of the large one that are nearest; columns alike.
 _SHARES = (0.25, 0.75, 0.75, 0.25)
 _TYPES = (torch.bfloat16, torch.float32)
+#: Where convolutions that end with ReLU were tried; elsewhere oneDNN hands convolutions on to other libraries.
+_TRIED = platform.machine().lower() in ("x86_64", "amd64")
 
 
 def convolved_relu(x: Tensor, weight: Tensor, bias: Tensor, padding: tuple[int, ...], dilation: tuple[int, ...]) -> Tensor:
@@ -38,8 +41,8 @@ class Doubled(nn.Module):
 
 
 def _computed_in(x: Tensor) -> torch.dtype | None:
-    """The type that a convolution of x is computed in where oneDNN does it and can end it with ReLU; None elsewhere, and before PyTorch 2.4."""
-    if x.device.type != "cpu" or not hasattr(torch, "get_autocast_dtype") or not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
+    """The type that a convolution of x is computed in where oneDNN does it and can end it with ReLU (x86, PyTorch 2.4 and later); None elsewhere."""
+    if x.device.type != "cpu" or not _TRIED or not hasattr(torch, "get_autocast_dtype") or not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
         return None
     kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     return kind if kind in _TYPES and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled else None

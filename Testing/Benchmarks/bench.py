@@ -19,6 +19,7 @@ import segmenting
 import stepping
 import torch
 from clock import device, load, machine, matmul_peak, use_device, use_processor_time
+from SAHLoRALib.startup import large_pages
 
 HERE = Path(__file__).parent
 Row = dict[str, Any]
@@ -111,6 +112,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the network computes")
     parser.add_argument("--processor-time", action="store_true", help="for a busy machine: one thread, its own time; passes, steps and peers only")
     given = parser.parse_args()
+    large_pages()  # as the command does
     use_device(given.device)
     if given.processor_time:
         use_processor_time()

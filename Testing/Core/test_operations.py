@@ -151,7 +151,7 @@ def test_a_prediction_is_that_of_pytorchs_operations(dtype: torch.dtype, plainly
     assert_close(found, predicted(), dtype)
 
 
-@pytest.mark.skipif(operations._computed_in(torch.rand(1)) is None, reason="this PyTorch has no oneDNN, or is before 2.4")
+@pytest.mark.skipif(operations._computed_in(torch.rand(1)) is None, reason="another processor, or another PyTorch")
 def test_a_processor_takes_no_relu_of_its_own_and_no_gradient_of_upsample(plainly: Callable[[], None]) -> None:
     torch.manual_seed(0)
     network = MultiViewUnet(SMALL)
