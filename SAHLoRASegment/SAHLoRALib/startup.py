@@ -34,6 +34,6 @@ def large_pages() -> None:
     """On Linux: PyTorch takes the memory of its maps in pages of 2 MB, unless the environment says otherwise. To be called before torch is used.
 
     A map of a network is freed and taken from the system again at every step, and the system clears and enters each page: with pages of 4 kB that is
-    up to a third of a training step. For processes of our own; Slicer settles its own memory.
+    up to a third of a training step. For processes that do nothing else; an open Slicer settles its own memory.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

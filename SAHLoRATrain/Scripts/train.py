@@ -21,7 +21,9 @@ def run():
             sys.path.insert(0, str(folder))
             break
     from SAHLoRALib.cli import main
+    from SAHLoRALib.startup import large_pages
 
+    large_pages()
     arguments = sys.argv[1:]
     return main([COMMAND, *(arguments[1:] if arguments[:1] == ["--"] else arguments)])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import mmap
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -126,3 +127,13 @@ def test_programs_ask_for_large_pages_and_a_mere_call_does_not(monkeypatch: pyte
     assert program() == 0 and os.environ["THP_MEM_ALLOC_ENABLE"] == "1"
     monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
     assert program() == 0 and os.environ["THP_MEM_ALLOC_ENABLE"] == "0"
+
+
+@pytest.mark.parametrize("script", ["SAHLoRASegment/Scripts/segment.py", "SAHLoRATrain/Scripts/train.py"])
+def test_scripts_for_slicer_without_a_window_ask_for_large_pages(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "to be taken away again")
+    del os.environ["THP_MEM_ALLOC_ENABLE"]
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert runpy.run_path(str(Path(SAHLoRALib.__file__).parents[2] / script))["run"]() == 0
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "1"
