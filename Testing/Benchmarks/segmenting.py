@@ -20,7 +20,7 @@ from SAHLoRALib.adapters import AdapterConfig, attach, merge
 from SAHLoRALib.device import bf16_support, peak_memory_mb
 from SAHLoRALib.folding import folded
 from SAHLoRALib.inputs import ScanInput, find_inputs
-from SAHLoRALib.network import MultiViewUnet
+from SAHLoRALib.network import ConvNormReLU, MultiViewUnet
 from SAHLoRALib.phantom import PhantomConfig, make_cohort
 from SAHLoRALib.segmenter import SegmentConfig, Segmenter
 
@@ -115,11 +115,14 @@ def _parts(scan: Path, folder: Path, precision: str, cold: float) -> dict[str, f
 def _flop(segmenter: Segmenter, work: Callable[[], Any]) -> float:
     flop = 0.0
 
-    def count(layer: torch.nn.Conv2d, given: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
+    def count(layer: torch.nn.Module, given: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
         nonlocal flop
-        flop += 2.0 * out.numel() * layer.weight[0].numel()
+        convolution = layer[0] if isinstance(layer, ConvNormReLU) else layer
+        assert isinstance(convolution, torch.nn.Conv2d)
+        flop += 2.0 * out.numel() * convolution.weight[0].numel()
 
-    hooks = [layer.register_forward_hook(count) for layer in segmenter._network.modules() if isinstance(layer, torch.nn.Conv2d)]
+    blocks = [layer for layer in segmenter._network.modules() if isinstance(layer, ConvNormReLU)]  # which call no convolution's forward
+    hooks = [layer.register_forward_hook(count) for layer in (*blocks, segmenter._network.head[-1])]
     work()
     for hook in hooks:
         hook.remove()
