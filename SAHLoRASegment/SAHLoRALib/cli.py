@@ -29,7 +29,7 @@ from . import __version__
 from .crashlog import in_words, write_crash_log
 from .errors import Cancelled, ConfigError, SAHLoRAError, one_line
 from .events import ConsoleEvents, Events, JsonEvents
-from .startup import large_pages, quick_end
+from .startup import own_process
 
 BUG_EXIT_CODE = 3
 
@@ -84,8 +84,7 @@ def main(argv: Sequence[str] | None = None, **collaborators: Any) -> int:
 
 def program() -> int:
     """``sahlora`` as a process of its own: `main` with the process's arguments, a quick end, and memory in large pages."""
-    quick_end()
-    large_pages()
+    own_process()
     return main()
 
 

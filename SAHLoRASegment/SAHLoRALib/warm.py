@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 from .cli import BUG_EXIT_CODE, main
 from .errors import ConfigError, one_line
 from .events import JsonEvents
-from .startup import large_pages, quick_end
+from .startup import own_process
 
 if TYPE_CHECKING:
     from .segmenter import SegmentConfig, Segmenter
@@ -138,6 +138,5 @@ def _give_back() -> bool:
 
 
 if __name__ == "__main__":
-    quick_end()
-    large_pages()
+    own_process()
     sys.exit(serve(patient(sys.stdin.buffer)))

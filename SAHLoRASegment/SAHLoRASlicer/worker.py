@@ -63,10 +63,9 @@ def main() -> int:
     _started()
     watched = Watched()
     threading.Thread(target=watch, args=(reasons_to_end(watched), end_group), daemon=True).start()
-    from SAHLoRALib.startup import large_pages, quick_end
+    from SAHLoRALib.startup import own_process
 
-    quick_end()
-    large_pages()
+    own_process()
     if sys.argv[1:2] == [STAY]:
         from SAHLoRALib.warm import patient, serve
 

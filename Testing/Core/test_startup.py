@@ -119,7 +119,7 @@ print(faults() - before)
 
 def test_programs_ask_for_large_pages_and_a_mere_call_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """Slicer, which may call `main` itself, has a memory of its own to see to."""
-    monkeypatch.setattr("SAHLoRALib.cli.quick_end", lambda: None)
+    monkeypatch.setattr("SAHLoRALib.startup.quick_end", lambda: None)
     monkeypatch.setattr(sys, "argv", ["sahlora", "--version"])
     monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "to be taken away again")
     del os.environ["THP_MEM_ALLOC_ENABLE"]
