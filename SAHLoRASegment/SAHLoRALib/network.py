@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .architecture import MODULES, NetworkConfig
-from .operations import Doubled, convolved_relu
+from .operations import Doubled, Maps, convolved, convolved_relu, joined
 
 __all__ = ["MODULES", "MultiViewUnet", "NetworkConfig"]
 
@@ -28,16 +28,16 @@ class ConvNormReLU(nn.Sequential):
             nn.ReLU(inplace=True),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Maps) -> Tensor:
         """A BatchNorm that is held still while the rest trains works inside the kernel: the same result but for rounding, one map less to keep."""
-        convolution, norm, _ = self
+        convolution, norm, relu = self
         if not isinstance(convolution, nn.Conv2d):
-            return super().forward(x)
+            return super().forward(joined(x))
         weight, bias = convolution.weight, convolution.bias
         assert bias is not None and isinstance(convolution.padding, tuple)
         if isinstance(norm, nn.BatchNorm2d):
             if not self.training or norm.training:
-                return super().forward(x)
+                return relu(norm(convolved(x, weight, bias, convolution.padding, convolution.dilation)))  # type: ignore[no-any-return]
             assert norm.running_mean is not None and norm.running_var is not None
             scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
             weight, bias = weight * scale.view(-1, 1, 1, 1), (bias - norm.running_mean) * scale + norm.bias
@@ -63,7 +63,7 @@ class MultiViewBlock(nn.Module):
         return torch.cat(self.parts(x), dim=1)
 
     def parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What `forward` puts together, for whom puts more to it and need not copy twice."""
+        """What `forward` puts together, for whom a convolution follows, which takes them as they are."""
         return x, self.branch(x)
 
 
@@ -97,7 +97,8 @@ class MultiViewUnet(nn.Module):
             assert isinstance(view, MultiViewBlock)
             skips.append(view.parts(x))
             x = self.pool(down(x))
-        x = self.bottleneck(x)
+        assert isinstance(self.bottleneck, MultiViewBlock)
+        maps: tuple[Tensor, ...] = self.bottleneck.parts(x)
         for up, skip in zip(self.decoder, reversed(skips), strict=True):
-            x = torch.cat((self.up(up(x)), *skip), dim=1)
-        return self.head(x)
+            maps = (self.up(up(maps)), *skip)
+        return self.head(maps)

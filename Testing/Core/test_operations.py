@@ -12,7 +12,7 @@ from SAHLoRALib.adapters import METHODS, AdapterConfig, attach, trainable_parame
 from SAHLoRALib.device import bf16_support
 from SAHLoRALib.folding import folded
 from SAHLoRALib.network import MultiViewUnet, NetworkConfig
-from SAHLoRALib.operations import Doubled, convolved_relu
+from SAHLoRALib.operations import Doubled, convolved, convolved_relu
 from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -29,6 +29,10 @@ def plain_relu(x: Tensor, weight: Tensor, bias: Tensor, padding: tuple[int, int]
     return functional.conv2d(x, weight, bias, padding=padding, dilation=dilation).relu()
 
 
+def plain_convolution(x: Tensor, weight: Tensor, bias: Tensor, padding: tuple[int, int], dilation: tuple[int, int]) -> Tensor:
+    return functional.conv2d(x, weight, bias, padding=padding, dilation=dilation)
+
+
 def plain_doubling(x: Tensor) -> Tensor:
     return functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
@@ -42,6 +46,13 @@ def plainly(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         monkeypatch.setattr(Doubled, "forward", lambda self, x: plain_doubling(x))
 
     return change
+
+
+@pytest.fixture
+def without_avx512(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels' gradients are made of matrix products, few rows at a time, whatever processor this is."""
+    monkeypatch.setattr(operations, "_lacks_avx512", lambda: True)
+    monkeypatch.setattr(operations, "_AT_A_TIME", 4 * 3 * 7 * 10 * 5)
 
 
 def assert_close(found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
@@ -83,6 +94,55 @@ def test_convolution_with_relu_and_its_gradients_are_those_of_the_two(
         assert_close(found, expected, dtype)
 
 
+@pytest.mark.usefixtures("without_avx512")
+@pytest.mark.parametrize(("step", "plain"), [(convolved, plain_convolution), (convolved_relu, plain_relu)])
+@pytest.mark.parametrize("count", [1, 3, 4])
+@pytest.mark.parametrize(("kernel", "dilation"), [((1, 1), (1, 1)), ((3, 3), (1, 1)), ((3, 3), (4, 4)), ((3, 3), (12, 11)), ((5, 3), (2, 1))])
+def test_a_kernels_gradient_of_matrix_products_is_the_convolutions(
+    kernel: tuple[int, int], dilation: tuple[int, int], count: int, step: Step, plain: Step
+) -> None:
+    """One map, and the same in three parts; dilations that reach beyond the map too."""
+    torch.manual_seed(0)
+    padding = (dilation[0] * (kernel[0] // 2), dilation[1] * (kernel[1] // 2))
+    whole, above = (torch.randn(count, c, 12, 10).contiguous(memory_format=torch.channels_last) for c in (9, 7))
+    weight, bias = torch.randn(7, 9, *kernel), torch.randn(7)
+
+    def gradients(step: Step, kind: torch.dtype, parts: tuple[int, ...]) -> list[Tensor]:
+        maps = [x.to(kind).contiguous(memory_format=torch.channels_last).requires_grad_() for x in whole.split(parts, dim=1)]
+        learning = [t.to(kind).requires_grad_() for t in (weight, bias)]
+        y = step(tuple(maps) if len(maps) > 1 else maps[0], *learning, padding, dilation)
+        of_kernel, of_bias, *of_maps = torch.autograd.grad(y, [*learning, *maps], above.to(kind))
+        return [y.detach(), of_kernel, of_bias, torch.cat(of_maps, dim=1)]
+
+    expected = gradients(plain, torch.float64, (9,))
+    for parts in ((9,), (5, 1, 3)):
+        with Called() as called:
+            found = gradients(step, torch.float32, parts)
+        assert "baddbmm_" in called.names or operations._computed_in(whole) is None
+        for mine, other in zip(found, expected, strict=True):
+            assert_close(mine, other, torch.float32)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("formats", [(torch.contiguous_format,) * 2, (torch.channels_last,) * 2, (torch.channels_last, torch.contiguous_format)])
+@pytest.mark.parametrize("learning", ["maps", "kernel", "all"])
+def test_maps_side_by_side_are_convolved_as_one(learning: str, formats: tuple[torch.memory_format, ...], dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    maps = [torch.randn(2, c, 8, 6).to(dtype).contiguous(memory_format=f) for c, f in zip((4, 12), formats, strict=True)]
+    weight, bias, above = torch.randn(5, 16, 3, 3).to(dtype), torch.randn(5).to(dtype), torch.randn(2, 5, 8, 6).to(dtype)
+
+    def both(step: Step, kind: torch.dtype) -> list[Tensor]:
+        xs, kernel = [x.to(kind).requires_grad_(learning != "kernel") for x in maps], weight.to(kind).requires_grad_(learning != "maps")
+        y = step(tuple(xs), kernel, bias.to(kind), (1, 1), (1, 1))
+        return [y.detach(), *torch.autograd.grad(y, [t for t in (*xs, kernel) if t.requires_grad], above.to(kind))]
+
+    expected = both(lambda xs, *others: plain_relu(torch.cat(xs, dim=1), *others), torch.float64)
+    found = both(convolved_relu, dtype)
+    assert len(found) == len(expected) == {"maps": 3, "kernel": 2, "all": 4}[learning]
+    for mine, other in zip(found, expected, strict=True):
+        assert_close(mine, other, dtype)
+
+
 def test_only_asked_gradients_are_made() -> None:
     x, weight, bias = torch.rand(1, 2, 6, 6), torch.rand(3, 2, 3, 3).requires_grad_(), torch.rand(3)
     convolved_relu(x, weight, bias, (1, 1), (1, 1)).sum().backward()
@@ -119,8 +179,12 @@ def stepped(network: MultiViewUnet, dtype: torch.dtype) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("lacks_avx512", [False, True])
 @pytest.mark.parametrize("method", ["all", *METHODS])
-def test_a_training_step_is_that_of_pytorchs_operations(method: str, dtype: torch.dtype, plainly: Callable[[], None]) -> None:
+def test_a_training_step_is_that_of_pytorchs_operations(
+    method: str, lacks_avx512: bool, dtype: torch.dtype, plainly: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operations, "_lacks_avx512", lambda: lacks_avx512)
     torch.manual_seed(0)
     network = MultiViewUnet(SMALL)
     if method != "all":
