@@ -17,7 +17,6 @@ from typing import Any
 import peers
 import segmenting
 import stepping
-import torch
 from clock import device, load, machine, matmul_peak, use_device, use_processor_time
 from SAHLoRALib.startup import large_pages
 
@@ -32,7 +31,7 @@ def parts(work: Path, quick: bool) -> dict[str, Callable[[], Any]]:
     size = (4, 1, 208, 176) if quick else (64, 1, 208, 176) if on_gpu else (8, 1, 208, 176)
     scans = {n: segmenting.scan_of(work, n) for n in counts}
     found: dict[str, Callable[[], Any]] = {
-        "peak": lambda: {"bf16": matmul_peak(torch.bfloat16), "float32": matmul_peak(torch.float32)},
+        "peak": lambda: {name: matmul_peak(segmenting.TYPES[name]) for name in segmenting.precisions()},
         **{f"segmentation {n}": lambda n=n: segmenting.segmentation(scans[n], work / f"masks-{n}") for n in counts},
         "merged": lambda: segmenting.merged(stepping.METHODS, size),
         **{f"training {r}": lambda r=r: stepping.training(r, size) for r in ((4,) if quick else (4, 16, 64))},

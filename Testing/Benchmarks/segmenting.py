@@ -41,6 +41,10 @@ def scan_of(folder: Path, slices: int) -> Path:
     return path
 
 
+#: The precisions of `SegmentConfig` as torch's types.
+TYPES = {"bf16": torch.bfloat16, "float32": torch.float32}
+
+
 def precisions() -> list[str]:
     """What this device computes in by itself."""
     return ["bf16", "float32"] if bf16_support(device())[0] else ["float32"]
@@ -103,7 +107,7 @@ def _parts(scan: Path, folder: Path, precision: str, cold: float) -> dict[str, f
     with _clocked(segmenter, spent) as read:
         whole = seconds(lambda: batch_room.segment_batch(segmenter, scans, outputs, read=read))
     gflops = flop / spent["network"] / 1e9
-    share = gflops / matmul_peak(torch.bfloat16 if segmenter.compute.bf16 else torch.float32)
+    share = gflops / matmul_peak(TYPES["bf16" if segmenter.compute.bf16 else "float32"])
     rest = whole - sum(spent.values())
     around = (whole - spent["network"]) / spent["network"]
     return {
