@@ -60,11 +60,13 @@ def kept_mb(network: torch.nn.Module, size: Size) -> float:
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storages[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
+        return tensor.detach()
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), _precision():
         network.train()(torch.rand(size).to(device()).contiguous(memory_format=torch.channels_last))
-    return sum(tensor.untyped_storage().nbytes() for tensor in storages.values()) / 1e6
+    kept = sum(tensor.untyped_storage().nbytes() for tensor in storages.values()) / 1e6
+    storages.clear()  # as `detach` above: a graph that holds an output of its own is never freed
+    return kept
 
 
 @fixed_sizes()  # as `fit` computes
