@@ -35,6 +35,9 @@ from .validation import Score, validate
 from .weights import ModelInfo, load_adapted, load_network
 from .widening import widened
 
+#: Mean Dice of the best threshold below which none was really chosen.
+_NOTHING = 0.01
+
 
 class TrainingLoop:
     """One training. What learns is in `moving` (parameters, and statistics of the BatchNorms that follow); nothing else ever changes."""
@@ -204,13 +207,26 @@ class TrainingLoop:
         if self.best and self.config.strategy == "adapter" and self.config.adapter.strength < 1:
             self._judge_strength()
         unpool_norms(self.network)
-        before = self.start_from or self.base
-        threshold = self.best.threshold if self.best else (before.threshold if before else 0.5)
         return FitResult(
-            self.network.cpu().eval(), self.config, self.base, self.history, self.best, self.best_step or self.step, threshold, self.step,
+            self.network.cpu().eval(), self.config, self.base, self.history, self.best, self.best_step or self.step, self._threshold(), self.step,
             sum(p.numel() for p in self.parameters), self.seconds, peak_memory_mb(self.compute.device), self.stopped,
             (self.compute.reason,), self.group.leads, self.start_from,
         )  # fmt: skip
+
+    def _threshold(self) -> float:
+        """The one that validation chose; the start's where there was no validation, or where it found nothing at any and so had no choice."""
+        start = self.start_from or self.base
+        before = start.threshold if start else 0.5
+        if self.best is None:
+            return before
+        if self.best.best_dice < _NOTHING:
+            self.events.log(
+                f"Whatever the threshold, the network finds nothing of the validation cases' blood, so the threshold stays at {before:g}. "
+                "Train for longer, or give more validation cases, and such with larger bleeds.",
+                "warning",
+            )
+            return before
+        return self.best.threshold
 
     # ── cancel and resume ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -19,6 +19,7 @@ from SAHLoRALib.methods import default_rate
 from SAHLoRALib.network import MultiViewUnet, NetworkConfig
 from SAHLoRALib.strategies import STRATEGIES, module_parameters
 from SAHLoRALib.training import TrainingConfig, fit, save_model
+from SAHLoRALib.validation import Score
 from SAHLoRALib.weights import load_adapted, load_network, read_info
 from small_training import NETWORK, SMALL, WAYS, Recorder, state
 
@@ -102,6 +103,16 @@ def test_without_validation_cases_the_last_weights_are_kept_with_the_bases_thres
     saved = read_checkpoint(tmp_path)[0]
     assert result.best is None and result.threshold == 0.4
     assert torch.equal(saved["weights.head.2.weight"], state(result)["head.2.weight"])
+
+
+@pytest.mark.parametrize(("best_dice", "chosen"), [(0.0, 0.4), (0.3, 0.9), (math.nan, 0.9)])
+def test_where_nothing_of_the_validation_blood_is_found_the_bases_threshold_stays(best_dice, chosen, tmp_path, train, validation, base, monkeypatch):
+    """The single small bleed of a validation patient, say. NaN: no validation case has blood."""
+    monkeypatch.setattr(training_loop, "validate", lambda *_, **__: (Score(best_dice, 0.01, 0.9, best_dice, 0.0, 2), []))
+    events = Recorder()
+    result = fit(replace(SMALL, strategy="head"), train, validation, replace(base, threshold=0.4), tmp_path, events)
+    warned = [e["message"] for e in events.events if e["event"] == "log" and e["level"] == "warning"]
+    assert result.threshold == chosen and any("stays at 0.4" in message for message in warned) == (chosen == 0.4)
 
 
 def test_the_averaged_weights_are_the_ones_kept(tmp_path, train, base):
