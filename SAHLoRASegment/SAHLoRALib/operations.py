@@ -3,7 +3,7 @@ the gradient of a kernel, doubling a map's size.
 
 Beside its multiplications a processor spends its time on carrying maps to memory and back. A ReLU of its own reads and writes each map once more than
 oneDNN's convolution does that ends with it; and the gradient of bilinear doubling takes PyTorch ten times as long as the depthwise convolution that
-it is. Without AVX-512 oneDNN takes for the gradient of a kernel three times what the convolution takes (one thread: up to ten times), where matrix
+it is. Without AVX-512 oneDNN takes for the gradient of a kernel three times what the convolution takes (on one core up to six times), where matrix
 products of the same numbers take half as long or less. On a GPU, and for other numbers than float32 and bfloat16, PyTorch's own operations are taken.
 """
 
