@@ -9,7 +9,7 @@
 # The adapters start from the base that comes along, whose own eight stages its card tells. BASE=new trains a base from scratch first, on a GPU: 0.05 s a
 # step on an NVIDIA H100, seven minutes in all; on two cores fifteen hours, reckoned from 1.7 s for a step of 16 slices. Stopped at step 5500 it had a
 # validation Dice of 0.67 where the base of then had 0.61, but drew 6.9 mL of false blood into the one real scan (0.2 mL), so it was left.
-# Without BASE=new the whole takes two and a half hours on two cores (a step of an adapter 1.4 to 2.2 s; on a processor without AVX-512 7.5 s). The same seeds give the
+# Without BASE=new the whole takes two and a half hours on two cores (a step of an adapter 1.4 to 2.2 s; on a processor without AVX-512 4.4 s). The same seeds give the
 # same cases but for single voxels at an edge (on a third machine one mask of 30 was 0.003 mL larger); weights and figures differ a little too.
 set -eu
 fail() { echo "$1" >&2; exit 2; }
