@@ -32,7 +32,7 @@ class ConvNormReLU(nn.Sequential):
         """A BatchNorm that is held still while the rest trains works inside the kernel: the same result but for rounding, one map less to keep."""
         convolution, norm, relu = self
         if not isinstance(convolution, nn.Conv2d):
-            return super().forward(joined(x))
+            return self.layer_by_layer(x)
         weight, bias = convolution.weight, convolution.bias
         assert bias is not None and isinstance(convolution.padding, tuple)
         if isinstance(norm, nn.BatchNorm2d):
@@ -42,6 +42,10 @@ class ConvNormReLU(nn.Sequential):
             scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
             weight, bias = weight * scale.view(-1, 1, 1, 1), (bias - norm.running_mean) * scale + norm.bias
         return convolved_relu(x, weight, bias, convolution.padding, convolution.dilation)
+
+    def layer_by_layer(self, x: Maps) -> Tensor:
+        """Convolution, norm and ReLU one after the other, for layers that were exchanged."""
+        return super().forward(joined(x))
 
 
 class DoubleConv(nn.Sequential):

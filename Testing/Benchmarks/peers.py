@@ -11,14 +11,12 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from types import MethodType
 from typing import Any
 
 import SimpleITK as sitk
 import torch
 from clock import device, seconds
 from SAHLoRALib.network import ConvNormReLU
-from SAHLoRALib.operations import joined
 from SAHLoRALib.strategies import hold_norms
 from torch import nn
 
@@ -79,7 +77,7 @@ def plain_with_held_norms(network: nn.Module) -> nn.Module:
     hold_norms(layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d))
     for block in network.modules():
         if isinstance(block, ConvNormReLU):
-            block.forward = MethodType(lambda self, x: nn.Sequential.forward(self, joined(x)), block)  # type: ignore[method-assign]
+            block.forward = block.layer_by_layer  # type: ignore[method-assign]
     return network
 
 

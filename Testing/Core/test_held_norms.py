@@ -9,7 +9,6 @@ import pytest
 import torch
 from SAHLoRALib.adapters import METHODS, AdapterConfig, attach, trainable_parameters
 from SAHLoRALib.network import ConvNormReLU, MultiViewUnet, NetworkConfig
-from SAHLoRALib.operations import joined
 from SAHLoRALib.strategies import select_parameters
 from torch import Tensor, nn
 
@@ -35,7 +34,7 @@ def pretrained() -> MultiViewUnet:
 def norms_after_the_convolution() -> Iterator[None]:
     """The plain way: convolution, norm, ReLU one after the other."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ConvNormReLU, "forward", lambda self, x: nn.Sequential.forward(self, joined(x)))
+        patch.setattr(ConvNormReLU, "forward", ConvNormReLU.layer_by_layer)
         yield
 
 
