@@ -103,7 +103,7 @@ def head_from_labels(labels: np.ndarray, name: str) -> Head:
     components, count = ndimage.label(inside)
     inside = components == 1 + int(np.argmax(np.bincount(components.ravel())[1:])) if count > 1 else inside
     labels = np.where(inside & ((labels == 0) | (labels >= 500)) & ~np.isin(labels, (ARTERY, CORD, SINUS)), CSF, labels).astype(np.int16)
-    labels[(labels == CSF) & ~inside & (distance_to(bone) > 2)] = 507  # spinal and orbital leftovers
+    labels[(labels == CSF) & ~inside & (distance_to(bone, 3.0) > 2)] = 507  # spinal and orbital leftovers
 
     brain = inside & ~np.isin(labels, (CSF, ARTERY, SINUS, *VENTRICLES))
     left, right = distance_to(np.isin(labels, LEFT)), distance_to(np.isin(labels, RIGHT))
@@ -149,7 +149,7 @@ def _labels_from_tissues(grey: np.ndarray, white: np.ndarray) -> np.ndarray:
     brain = grey + white > 0.5
     grown = ndimage.binary_closing(brain, iterations=8) | brain
     filled = ndimage.binary_fill_holes(grown)
-    distance = distance_to(filled)
+    distance, depth = distance_to(filled, 20.0), distance_to(~filled)
     labels = np.zeros(brain.shape, np.int16)
     zs, ys, xs = np.nonzero(brain)
     bottom, middle, centre = zs.min(), xs.mean(), ys.mean()
@@ -158,7 +158,7 @@ def _labels_from_tissues(grey: np.ndarray, white: np.ndarray) -> np.ndarray:
     face = (((y - centre + 12) / 88.0) ** 2 + ((x - middle) / 66.0) ** 2 < 1) & (z < bottom + 50)
     neck = (((y - centre - 15) / 62.0) ** 2 + ((x - middle) / 58.0) ** 2 < 1) & (z < bottom + 10)
     labels[(distance <= 17) | face | neck] = 511
-    labels[(distance <= 14) | (distance_to(~(face | neck | (distance <= 17))) > 3)] = 507
+    labels[(distance <= 14) | (distance_to(~(face | neck | (distance <= 17)), 4.0) > 3)] = 507
     labels[(distance > 2) & (distance <= 10)] = COMPACT
     labels[(distance > 4.5) & (distance <= 7)] = MARROW
     spine = (((y - centre - 20) / 13.0) ** 2 + ((x - middle) / 13.0) ** 2 < 1) & (z < bottom + 6)
@@ -167,7 +167,7 @@ def _labels_from_tissues(grey: np.ndarray, white: np.ndarray) -> np.ndarray:
     # inside the closed hull what is neither grey nor white is CSF; far from the surface it is ventricle
     fluid = filled & ~brain
     labels[fluid] = CSF
-    deep = fluid & (distance_to(~filled) > 28) & (z > bottom + 45)
+    deep = fluid & (depth > 28) & (z > bottom + 45)
     right = x < middle
     labels[deep & right], labels[deep & ~right] = 43, 4
     below = (z < bottom + 48) & (y > centre + 8 - 0.25 * (z - bottom)) & (z < bottom + 30 + 0.35 * (y - centre))
@@ -180,7 +180,7 @@ def _labels_from_tissues(grey: np.ndarray, white: np.ndarray) -> np.ndarray:
         labels[part & below & ~right] = left
         labels[part & below & right] = right_label
     labels[brain & stem] = BRAIN_STEM
-    core = is_grey & (distance_to(~filled) > 30) & (z > bottom + 50) & (np.abs(x - middle) < 32)
+    core = is_grey & (depth > 30) & (z > bottom + 50) & (np.abs(x - middle) < 32)
     back = y > centre - 2
     for part, left, right_label in ((core & back, 10, 49), (core & ~back, 12, 51)):
         labels[part & ~right] = left
