@@ -7,7 +7,7 @@ import slicer
 import vtk
 from SAHLoRASlicer import cases, dependencies, forget_packages, models, samples
 from SAHLoRASlicer.logic import SAHLoRASegmentLogic, SAHLoRASegmentParameterNode  # noqa: F401  (names that Slicer's users look for here)
-from SAHLoRASlicer.panel import BatchTable, ModelPicker, ProgressLine
+from SAHLoRASlicer.panel import BatchTable, ModelPicker, ProgressLine, on_paths
 from SAHLoRASlicer.runs import FolderRun, SegmentSettings
 from SAHLoRASlicer.selftest import SAHLoRASegmentTest  # noqa: F401  (Slicer looks for it here)
 from slicer.i18n import tr as _
@@ -75,12 +75,13 @@ class SAHLoRASegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.reportButton.connect("clicked(bool)", self.onSaveReport)
         self.ui.batchButton.connect("clicked(bool)", self.onBatch)
         self.ui.batchTable.connect("itemChanged(QTableWidgetItem*)", self.refresh)
-        self.ui.batchInputEdit.connect("currentPathChanged(QString)", self.refresh)
-        self.ui.batchOutputEdit.connect("currentPathChanged(QString)", self.refresh)
+        on_paths(self.ui.batchInputEdit, self.refresh)
+        on_paths(self.ui.batchOutputEdit, self.refresh)
         self.ui.copyLogButton.connect("clicked(bool)", self.onCopyLog)
         for event, slot in (
             (slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose),
-            (slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose),
+            (slicer.mrmlScene.EndCloseEvent, self.onSceneChanged),
+            (slicer.mrmlScene.EndImportEvent, self.onSceneChanged),
             (slicer.mrmlScene.NodeAddedEvent, self.onNodesChanged),
             (slicer.mrmlScene.NodeRemovedEvent, self.onNodesChanged),
         ):
@@ -113,7 +114,8 @@ class SAHLoRASegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.setParameterNode(None)
         self.batch.clear()
 
-    def onSceneEndClose(self, caller=None, event=None):
+    def onSceneChanged(self, caller=None, event=None):
+        """A scene was closed, or has come in whole: its parameters took the place of those that were shown."""
         if self.parent.isEntered:
             self.initializeParameterNode()
 
@@ -124,7 +126,7 @@ class SAHLoRASegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def initializeParameterNode(self):
         self.setParameterNode(self.logic.getParameterNode())
         if not self._parameterNode.inputVolume:
-            self._parameterNode.inputVolume = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
+            self._parameterNode.inputVolume = next(iter(self.logic.usableVolumes()), None)
 
     def setParameterNode(self, node):
         if self._parameterNode:

@@ -84,7 +84,8 @@ class SAHLoRATrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel = TrainPanel(self.ui, self.parent)
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
-        self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(scene, scene.EndCloseEvent, self.onSceneChanged)
+        self.addObserver(scene, scene.EndImportEvent, self.onSceneChanged)
         self.initializeParameterNode()
 
     def cleanup(self):
@@ -110,7 +111,8 @@ class SAHLoRATrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel.leaveScene()
         self.setParameterNode(None)
 
-    def onSceneEndClose(self, caller=None, event=None):
+    def onSceneChanged(self, caller=None, event=None):
+        """A scene was closed, or has come in whole: its parameters took the place of those that were shown."""
         if self.parent.isEntered:
             self.initializeParameterNode()
 

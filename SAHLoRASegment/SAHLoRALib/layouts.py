@@ -8,6 +8,7 @@ Nothing is opened but the CSV of CT-ICH and the first bytes of files that may be
 from __future__ import annotations
 
 import csv
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ FOLDER_PAIRS = (
     ("imagesTr", "labelsTr"), ("ct_scans", "masks"), ("images", "masks"), ("images", "labels"), ("images", "segmentations"), ("scans", "masks"),
     ("ct", "masks"), ("ct", "mask"), ("image", "mask"), ("image", "label"),
 )  # fmt: skip
+#: Files and folders among which DICOM is looked for.
+_LOOKED_THROUGH = 1000
 _MASK = re.compile(r"^(?:(.*)[_\-. ])?(mask|masks|seg|segmentation|label|labels|labelmap|gt|roi|annotation)$", re.IGNORECASE)
 _IMAGE = re.compile(r"^(?:(.*)[_\-. ])?(ct|image|img|scan|volume|ncct)$", re.IGNORECASE)
 _CHANNEL = re.compile(r"^(.+)_(\d{4})$")
@@ -76,7 +79,10 @@ def split_name(path: Path) -> tuple[str, str] | None:
 
 def _visible(folder: Path) -> list[Path]:
     """Entries in the order of their names; not those that start with a dot (macOS leaves ._049.nii beside 049.nii)."""
-    return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    try:
+        return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    except OSError as error:
+        raise CaseError(f"The folder {folder} cannot be read ({error.strerror}): give yourself access to it, or name another folder.") from error
 
 
 def _side_by_side(folder: Path) -> Layout | None:
@@ -179,9 +185,17 @@ def _is_mask(split: tuple[str, str]) -> bool:
 
 
 def _holds_dicom(folder: Path) -> bool:
-    """Whether one of the first files in the folder or below it is DICOM."""
-    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith(".") and split_name(p) is None)
+    """Whether one of the first files in the folder or below it is DICOM; a large tree without any is not gone through to its end."""
+    files = (path for path, _ in zip(_files_below(folder), range(_LOOKED_THROUGH), strict=False) if path is not None and split_name(path) is None)
     return any(is_dicom(path) for path, _ in zip(files, range(5), strict=False))
+
+
+def _files_below(folder: Path) -> Iterator[Path | None]:
+    """Files in the order of their names, those of the folder itself first; None for each folder that was entered."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield None
+        yield from (Path(place, name) for name in sorted(files) if not name.startswith("."))
 
 
 def _names(paths: list[Path]) -> str:

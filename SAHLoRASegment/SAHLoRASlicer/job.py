@@ -98,7 +98,7 @@ class BackgroundJob:
         cancel = self.folder / "cancel"
         path.write_text(json.dumps({**job, "events": "json", "cancel_file": str(cancel)}), encoding="utf-8")
         self._process = self._new_process()
-        # String signatures, and the slots held here: PythonQt forgets bound methods that nobody else holds.
+        # String signatures, and the slots held here for versions of PythonQt that do not hold them.
         self._slots = [self._read, self._read_errors, self._ended, self._not_started]
         signals = (
             "readyReadStandardOutput()",
@@ -129,6 +129,7 @@ class BackgroundJob:
             self._kill(always=True)
             if self._process is not None:
                 self._process.waitForFinished(1000)
+        self._forget()
         self._clean()
 
     def _after(self, milliseconds: int, call: Callable[[], None]) -> None:
@@ -205,7 +206,12 @@ class BackgroundJob:
         try:
             self._on_finished(outcome)
         finally:
+            self._forget()
             self._clean()
+
+    def _forget(self) -> None:
+        """Qt's signals hold this job for as long as Slicer runs; it must not hold the run with its volumes."""
+        self._on_event = self._on_finished = lambda told: None
 
     def _clean(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -272,7 +278,8 @@ def single_shot(milliseconds: int, call: Callable[[], None]) -> None:
     """Call once, from the event loop."""
     import qt
 
-    qt.QTimer.singleShot(milliseconds, call)
+    once = [call]  # Slicer's timers are never deleted, and what they call never freed: the volumes of a run would stay with it
+    qt.QTimer.singleShot(milliseconds, lambda: once.pop()())
 
 
 def is_failed_to_start(error: Any) -> bool:

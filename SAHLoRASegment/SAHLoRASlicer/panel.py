@@ -224,3 +224,9 @@ def duration(seconds: float) -> str:
     """8 s, 3 min, 2 h 5 min."""
     s = round(seconds)
     return f"{s} s" if s < 60 else f"{s // 60} min" if s < 3600 else f"{s // 3600} h {s % 3600 // 60} min"
+
+
+def on_paths(edit: Any, slot: Callable[[str], Any]) -> None:
+    """Call slot with the path of a ctkPathLineEdit after each change. One that becomes empty is told by another signal than all others."""
+    edit.connect("currentPathChanged(QString)", slot)
+    edit.connect("validInputChanged(bool)", lambda valid: slot(edit.currentPath))

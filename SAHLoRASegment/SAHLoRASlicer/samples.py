@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 CATEGORY = "SAHLoRA"
@@ -31,4 +32,5 @@ def register(thumbnail: Path) -> None:
         uris=path.as_uri(),
         fileNames=FILE,
         nodeNames=NODE_NAME,
+        checksums=f"SHA256:{hashlib.sha256(path.read_bytes()).hexdigest()}",  # or a copy of an older extension's would be taken for it
     )

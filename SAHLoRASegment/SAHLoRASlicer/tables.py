@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 COLUMNS = ("Volume", "Segment", "mL", "mL by Segment Statistics", "pieces", "largest mL", "slices with blood", "model", "adapter", "warnings")
 #: Slicer's Segment Statistics is said to differ from here on.
 _DIFFERS = 0.01
+_PLUGIN = "LabelmapSegmentStatisticsPlugin"
 
 
 def volume_table(table: Any, volume_name: str, segment_name: str, report: Mapping[str, Any], statistics_ml: float | None) -> Any:
@@ -44,15 +46,39 @@ def volume_table(table: Any, volume_name: str, segment_name: str, report: Mappin
 
 
 def statistics_ml(segmentation: Any, segment_id: str) -> float | None:
-    """mL by Slicer's own Segment Statistics (voxels times the spacing of the grid), None where that module is not there or finds nothing."""
+    """mL by Slicer's own Segment Statistics (voxels times the spacing of the grid), None where that module is not there or finds nothing.
+
+    It works on a parameter node of its own, which is never in the scene: the module's is the user's, with settings and results.
+    """
     try:
         import SegmentStatistics
     except ImportError:
         return None
-    logic = SegmentStatistics.SegmentStatisticsLogic()
-    logic.getParameterNode().SetParameter("Segmentation", segmentation.GetID())
-    logic.computeStatistics()
-    value = logic.getStatistics().get((segment_id, "LabelmapSegmentStatisticsPlugin.volume_cm3"))
+    import slicer
+
+    parameters = slicer.vtkMRMLScriptedModuleNode()
+
+    class Logic(SegmentStatistics.SegmentStatisticsLogic):  # type: ignore[name-defined,misc]
+        def getParameterNode(self) -> Any:
+            if self.parameterNode is None:
+                self.setParameterNode(parameters)
+            return self.parameterNode
+
+    try:
+        logic = Logic()
+        parameters.SetParameter("Segmentation", segmentation.GetID())
+        parameters.SetParameter("visibleSegmentsOnly", "False")
+        for plugin in logic.plugins:
+            name = type(plugin).__name__
+            parameters.SetParameter(f"{name}.enabled", str(name == _PLUGIN))
+        if segmentation.GetParentTransformNode() is None:
+            logic.updateStatisticsForSegment(segment_id)
+        else:
+            logic.computeStatistics()  # of all segments, with the transform
+        value = logic.getStatistics().get((segment_id, f"{_PLUGIN}.volume_cm3"))
+    except Exception:  # a second opinion, which must not cost the first
+        logging.exception("SAHLoRA: Segment Statistics")
+        return None
     return None if value is None else float(value)
 
 

@@ -14,6 +14,7 @@ from SAHLoRALib.case_folder import CaseFolder, CaseFolderReport
 from SAHLoRALib.errors import CaseError, SAHLoRAError
 
 from . import case_nodes, cases
+from .job import single_shot
 
 COLUMNS = ("Case", "Patient", "Slices", "Spacing", "mL", "State")
 PATIENT = COLUMNS.index("Patient")
@@ -39,7 +40,7 @@ class CasesTable:
         import qt
 
         self._qt, self._table, self._changed, self._told = qt, table, changed, told
-        self._later = later or qt.QTimer.singleShot
+        self._later = later or single_shot
         self._waiting = self._closed = False
         self.paused = False
         self.folder: CaseFolder | None = None
@@ -73,7 +74,7 @@ class CasesTable:
         selected = self.selected()
         try:
             self.report = self.folder.peek() if self.folder else CaseFolderReport(())
-        except SAHLoRAError as error:
+        except (SAHLoRAError, OSError) as error:  # OSError: a folder that may not be read
             self.report = CaseFolderReport(())
             self._told(str(error), True)
         self._filling = True

@@ -14,7 +14,7 @@ from SAHLoRALib.methods import ADAPTERS, CHOICES, FINE_TUNE, NORMS, SCRATCH, def
 from SAHLoRALib.model_folders import read_header, user_folder
 
 from .models import ModelCard
-from .panel import ModelPicker
+from .panel import ModelPicker, on_paths
 from .train_plan import TrainingPlan
 
 ONE, STUDY = "one", "study"
@@ -50,7 +50,7 @@ class PlanPanel:
         self.picker = ModelPicker(ui.baseComboBox, ui.startComboBox, ui.baseLabel, self._on_model)
         for check in self._module_boxes().values():
             check.connect("toggled(bool)", self._on_modules)
-        ui.outputEdit.connect("currentPathChanged(QString)", self._on_output)
+        on_paths(ui.outputEdit, self._on_output)
 
     def attach(self, node: Any) -> None:
         """Follow another parameter node; None for none."""
@@ -197,7 +197,7 @@ class PlanPanel:
             self._tell()
 
     def _on_output(self, path: str) -> None:
-        if not self._showing and self._node is not None:
+        if not self._showing and self._node is not None and self._node.outputFolder != path:
             self._node.outputFolder = path
             self._tell()
 

@@ -24,6 +24,7 @@ def register(thumbnail: Path) -> None:
         uris=thumbnail.as_uri(),  # must be given; the custom downloader does not use it
         fileNames="SAHLoRATrainingCases",
         nodeNames=None,
+        loadFiles=False,
         customDownloader=make,
     )
 

@@ -11,26 +11,29 @@ from SAHLoRALib.errors import SAHLoRAError
 
 from . import case_nodes, cases, dependencies, train_samples, volumes
 from .curves import Curves
-from .job import Outcome, python_program
-from .panel import ProgressLine
+from .job import Outcome, python_program, single_shot
+from .panel import ProgressLine, on_paths
 from .train_cases import PATIENT, CasesTable
 from .train_outcome import OutcomePanel
 from .train_panel import PlanPanel, data_folder
 from .train_plan import FINISHED, TrainingPlan, load
 from .train_run import SAMPLE_EPOCHS, SampleRun, TrainRun
 
+#: Milliseconds without another letter after which a path that is being typed is taken: each of its beginnings may be a large folder.
+TYPED_AFTER = 700
 _EXPECTED = (SAHLoRAError, OSError, RuntimeError, ValueError)
 
 
 class TrainPanel:
     """ui: the widgets by name. parent: for dialogs."""
 
-    def __init__(self, ui: Any, parent: Any) -> None:
-        self.ui, self.parent = ui, parent
+    def __init__(self, ui: Any, parent: Any, later: Callable[[int, Callable[[], None]], Any] = single_shot) -> None:
+        self.ui, self.parent, self._later = ui, parent, later
         self.node: Any = None
         self.run: Any = None
         self.cancelling = self._busy = False
         self._said: set[str] = set()
+        self._typed = 0
         self.requirements = Path(__file__).resolve().parents[1] / "Resources" / "requirements.txt"
         self.curves = Curves()
         self.line = ProgressLine(ui.progressBar, ui.statusLabel)
@@ -43,11 +46,11 @@ class TrainPanel:
             ("sampleButton", self.make_samples), ("addSceneButton", self.add_scene), ("addHandedButton", self.add_handed),
             ("trainButton", self.train), ("resumeButton", self.resume), ("copyCommandButton", self.copy_command), ("copyLogButton", self.copy_log),
         ):  # fmt: skip
-            getattr(ui, name).connect("clicked(bool)", _guarded(slot, self.tell))
+            getattr(ui, name).connect("clicked(bool)", self._clicked(slot))
         ui.casesTable.connect("itemSelectionChanged()", self.refresh)
-        opens = _guarded(self.open_case, self.tell)
+        opens = self._clicked(self.open_case)
         ui.casesTable.connect("cellDoubleClicked(int,int)", lambda row, column: None if column == PATIENT else opens())
-        ui.caseFolderEdit.connect("currentPathChanged(QString)", self._on_case_folder)
+        on_paths(ui.caseFolderEdit, self._on_case_folder)
         ui.segmentSelector.connect("currentSegmentChanged(QString)", self.refresh)
         ui.segmentSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.refresh)
         train_samples.makers.append(self.make_samples)
@@ -117,10 +120,14 @@ class TrainPanel:
 
     def _show_patients(self) -> None:
         box, wanted = self.ui.patientComboBox, [self.cases.new_patient(), *self.cases.patients()]
-        if [box.itemText(n) for n in range(box.count)] != wanted:
+        before = [box.itemText(n) for n in range(box.count)]
+        if before != wanted:
+            text = box.currentText
             box.clear()
             for patient in wanted:
                 box.addItem(patient)
+            if before and text != before[0]:
+                box.setEditText(text)  # the user's own word
 
     def _show_case_buttons(self) -> None:
         busy = "Not while a training reads these cases." if self.running else ""
@@ -143,8 +150,10 @@ class TrainPanel:
             self._show(name, why, tip)
 
     def _why_no_scene(self) -> str:
-        why = volumes.why_unusable(self.node.volume)
-        if why or self.ui.segmentSelector.currentSegmentID():
+        why, selector = volumes.why_unusable(self.node.volume), self.ui.segmentSelector
+        chosen = selector.currentNode()
+        # The selector goes on naming a segment that was deleted.
+        if why or (chosen is not None and chosen.GetSegmentation().GetSegment(selector.currentSegmentID() or "") is not None):
             return why
         return "Choose the segment that is the haemorrhage; for a patient without one, an empty segment."
 
@@ -180,9 +189,23 @@ class TrainPanel:
         return next((found for found, state in self.outcome.trainings if state != FINISHED), None)
 
     def _on_case_folder(self, path: str) -> None:
-        if self.node is not None and not self._busy and self.node.caseFolder != path:
+        self._typed += 1
+        last = self._typed
+        self._later(TYPED_AFTER, lambda: self._take_case_folder() if last == self._typed else None)
+
+    def _take_case_folder(self) -> None:
+        """What stands in the field is the case folder from now on."""
+        path = self.ui.caseFolderEdit.currentPath
+        if self.node is not None and self.node.caseFolder != path:
             self.node.caseFolder = path
             self.cases.open(path)
+
+    def _clicked(self, slot: Callable[[], Any]) -> Callable[..., None]:
+        def act() -> None:
+            self._take_case_folder()  # typed a moment ago
+            slot()
+
+        return _guarded(act, self.tell)
 
     # --- cases
 
@@ -205,6 +228,7 @@ class TrainPanel:
         name = self.cases.add_node(
             self.node.volume, selector.currentNode(), selector.currentSegmentID(), patient, self.ui.withoutCheckBox.checked
         )  # fmt: skip
+        self.ui.patientComboBox.setEditText(self.cases.new_patient())
         self.tell(f"{name} is stored in {self.node.caseFolder}.")
 
     def add_handed(self) -> None:
@@ -305,7 +329,7 @@ class TrainPanel:
         self.curves.draw()
         self.cases.check_again()
         if isinstance(run, SampleRun):
-            if outcome.state == "done":
+            if outcome.state == "done" and self.node is not None:
                 self.node.epochs = SAMPLE_EPOCHS
                 self.tell(f"Epochs are set to {SAMPLE_EPOCHS}, so that the sample cases are learnt in minutes.")
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 from pathlib import Path
 
 import nibabel
@@ -15,6 +16,7 @@ from SAHLoRALib.complete import is_complete
 from SAHLoRALib.ct import ct_from_image, write_segmentation
 from SAHLoRALib.errors import Cancelled, CaseError, ScanError
 from SAHLoRALib.events import Events
+from SAHLoRALib.layouts import find_cases
 
 SPACING = (5.0, 5.0, 5.0)  # x, y, z
 SHAPE = (12, 40, 40)
@@ -363,3 +365,36 @@ def test_folder_without_cases_says_what_is_expected(tmp_path: Path) -> None:
         CaseTable.read(tmp_path)
     with pytest.raises(CaseError, match="does not exist"):
         CaseTable.from_folder(tmp_path / "absent")
+
+
+def test_a_folder_that_may_not_be_read_is_told_in_a_sentence(tmp_path, monkeypatch):
+    (tmp_path / "locked").mkdir()
+    real = Path.iterdir
+
+    def refused(self):
+        if self.name == "locked":
+            raise PermissionError(13, "Permission denied")
+        return real(self)
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    with pytest.raises(CaseError, match=r"locked cannot be read \(Permission denied\): give yourself access"):
+        find_cases(tmp_path)
+
+
+def test_dicom_is_not_looked_for_through_a_whole_disk(tmp_path, monkeypatch):
+    from SAHLoRALib import layouts
+
+    monkeypatch.setattr(layouts, "_LOOKED_THROUGH", 30)
+    for n in range(20):
+        (tmp_path / "a" / f"{n:02}").mkdir(parents=True)
+        (tmp_path / "a" / f"{n:02}" / "notes.txt").write_text("nothing")
+    seen = []
+    monkeypatch.setattr(layouts, "is_dicom", lambda path: seen.append(path) or False)
+    walked = []
+    real = os.walk
+    monkeypatch.setattr(layouts.os, "walk", lambda folder: (walked.append(step[0]) or step for step in real(folder)))
+    assert not layouts._holds_dicom(tmp_path / "a")
+    assert len(seen) == 5 and len(walked) < 8  # five files that may be DICOM are enough
+    monkeypatch.setattr(layouts, "split_name", lambda path: ("a", ".nrrd"))
+    walked.clear()
+    assert not layouts._holds_dicom(tmp_path / "a") and len(walked) <= 30

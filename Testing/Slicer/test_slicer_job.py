@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,46 @@ def test_job_succeeds_with_a_good_code_and_a_result_only(scene: Any, lines: list
     process.end(code)
     assert [outcome.state for outcome in outcomes] == [state] and word in outcomes[0].message
     assert not job.running and not job.folder.exists()
+
+
+class Run:
+    """What a job's callbacks belong to: in Slicer it holds volumes."""
+
+    def hear(self, told: Any) -> None:
+        self.heard = told
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_job_that_is_over_does_not_hold_the_run(scene: Any, ended: bool) -> None:
+    from SAHLoRASlicer.job import BackgroundJob
+
+    process, run = FakeProcess(), Run()
+    job = BackgroundJob(run.hear, run.hear, lambda: process, lambda ms, call: None)
+    job.start({"command": "segment"})
+    gone = weakref.ref(run)
+    if ended:
+        process.say({"event": "result"})
+        process.end(0)
+        assert run.heard.state == "done"
+    else:
+        job.abandon()
+    del run
+    assert gone() is None and job is not None
+
+
+def test_a_timer_that_is_never_deleted_frees_what_it_called(scene: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import qt
+    from SAHLoRASlicer.job import single_shot
+
+    kept: list[Any] = []  # as Slicer keeps them
+    monkeypatch.setattr(qt.QTimer, "singleShot", lambda ms, call: kept.append(call))
+    run = Run()
+    gone = weakref.ref(run)
+    single_shot(0, lambda run=run: run.hear(1))
+    kept[0]()
+    assert run.heard == 1
+    del run
+    assert gone() is None
 
 
 def test_half_a_line_waits_for_its_other_half(scene: Any) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 import tempfile
+import types
 import unittest
 from collections.abc import Iterator
 from pathlib import Path
@@ -289,3 +291,93 @@ def test_modules_own_test_passes(module: Any, scene: Any, model_folder: Path) ->
 
 def test_nothing_of_all_these_runs_is_left_in_the_temporary_folder(module: Any) -> None:
     assert _job_folders() - LEFT_BEFORE == set()
+
+
+def test_a_label_map_that_comes_first_is_not_taken_for_the_scan(panel: Any) -> None:
+    import slicer
+
+    slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "mask")
+    hu = np.full((4, 8, 8), 30, np.int16)
+    from SAHLoRASlicer import volumes
+
+    scan = volumes.volume_from_array(hu, np.eye(4), "CT")
+    panel.initializeParameterNode()
+    assert panel._parameterNode.inputVolume is scan
+
+
+def test_a_scene_that_comes_in_while_the_panel_is_shown_is_followed(panel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import slicer
+
+    panel.setParameterNode(None)
+    slicer.mrmlScene.InvokeEvent(slicer.mrmlScene.EndImportEvent)
+    assert panel._parameterNode is not None
+
+
+def test_an_emptied_folder_of_studies_brings_the_volumes_back(ready: Any, tmp_path: Path) -> None:
+    ready.ui.batchInputEdit.currentPath = str(tmp_path)
+    assert not ready.ui.batchButton.enabled and "folder for the results" in ready.ui.batchButton.toolTip
+    ready.ui.batchInputEdit.currentPath = ""
+    assert "folder for the results" not in ready.ui.batchButton.toolTip
+
+
+def test_segment_statistics_leaves_the_users_own_settings_alone(ready: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SegmentStatistics as far as it matters here: a logic that takes the scene's parameter node, and two plugins."""
+    import slicer
+    from SAHLoRASlicer import segmentations, tables
+
+    mine = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScriptedModuleNode", "SegmentStatistics")
+    asked: list[Any] = []
+
+    class LabelmapSegmentStatisticsPlugin:
+        pass
+
+    class ClosedSurfaceSegmentStatisticsPlugin:
+        pass
+
+    class SegmentStatisticsLogic:
+        fails = False
+
+        def __init__(self) -> None:
+            self.plugins = [LabelmapSegmentStatisticsPlugin(), ClosedSurfaceSegmentStatisticsPlugin()]
+            self.parameterNode: Any = None
+            self.getParameterNode()
+
+        def getParameterNode(self) -> Any:
+            return mine
+
+        def setParameterNode(self, node: Any) -> None:
+            for plugin in self.plugins:
+                node.SetParameter(f"{type(plugin).__name__}.enabled", "True")
+            self.parameterNode = node
+
+        def updateStatisticsForSegment(self, segment: str) -> None:
+            if self.fails:
+                raise ValueError("a plugin of another extension")
+            node = self.getParameterNode()
+            asked.append((node.GetParameter("Segmentation"), segment, [n for n in node.GetParameterNames() if node.GetParameter(n) == "True"]))
+
+        def getStatistics(self) -> dict[Any, Any]:
+            return {(segment, "LabelmapSegmentStatisticsPlugin.volume_cm3"): 2.5}
+
+    module = types.ModuleType("SegmentStatistics")
+    module.SegmentStatisticsLogic = SegmentStatisticsLogic  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "SegmentStatistics", module)
+    volume = ready._parameterNode.inputVolume
+    segmentation, segment = segmentations.add_segment(np.ones(slicer.util.arrayFromVolume(volume).shape, np.uint8), volume)
+    count = slicer.mrmlScene.GetNumberOfNodes()
+    assert tables.statistics_ml(segmentation, segment) == 2.5
+    assert asked == [(segmentation.GetID(), segment, ["LabelmapSegmentStatisticsPlugin.enabled"])]
+    assert slicer.mrmlScene.GetNumberOfNodes() == count and not list(mine.GetParameterNames())
+    monkeypatch.setattr(SegmentStatisticsLogic, "fails", True)
+    assert tables.statistics_ml(segmentation, segment) is None
+
+
+def test_a_copy_of_an_older_sample_is_not_taken_for_this_one(module: Any, scene: Any) -> None:
+    import hashlib
+
+    import SampleData
+    from SAHLoRASlicer import samples
+
+    module.registerSampleData()
+    told = SampleData.sources[samples.NAME]["checksums"]
+    assert told == "SHA256:" + hashlib.sha256(samples.sample_file().read_bytes()).hexdigest()

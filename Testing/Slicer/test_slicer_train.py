@@ -105,6 +105,96 @@ def test_empty_segmentation_is_told_in_one_sentence_and_not_stored(train: Any) -
     assert "empty" in train.panel.cases.report.rows[0].state and not train.ui.trainButton.enabled
 
 
+def test_a_path_that_is_being_typed_is_taken_when_it_rests_or_at_a_click(train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    later: list[Any] = []
+    monkeypatch.setattr(train.panel, "_later", lambda ms, call: later.append(call))
+    before = train._parameterNode.caseFolder
+    for path in (tmp_path / "o", tmp_path / "ot", tmp_path / "oth"):
+        train.ui.caseFolderEdit.currentPath = str(path)
+    later[0]()
+    later[1]()
+    assert train._parameterNode.caseFolder == before
+    later[2]()
+    assert train._parameterNode.caseFolder == str(tmp_path / "oth") == str(train.panel.cases.folder.folder)
+    train.ui.caseFolderEdit.currentPath = str(tmp_path / "pressed")
+    train.ui.checkButton.click()
+    assert train.panel.cases.folder.folder == tmp_path / "pressed"
+
+
+def test_a_folder_that_may_not_be_read_is_told_in_the_log(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: Any) -> None:
+        raise PermissionError(13, "Permission denied", "/somewhere")
+
+    monkeypatch.setattr(type(train.panel.cases.folder), "peek", refused)
+    train.panel.cases.refresh()
+    assert train.panel.cases.report.rows == () and "Permission denied" in train.ui.logText.plainText
+
+
+def test_a_scene_that_comes_in_brings_its_own_case_folder(train: Any, tmp_path: Path) -> None:
+    scene, node = slicer.mrmlScene, train._parameterNode
+    node.caseFolder = str(tmp_path / "of-the-scene")
+    scene.SetSaveToXMLString(1)
+    scene.Commit()
+    saved = scene.GetSceneXMLString()
+    node.caseFolder = str(tmp_path / "here")
+    train.initializeParameterNode()
+    scene.SetLoadFromXMLString(1)
+    scene.SetSceneXMLString(saved)
+    scene.Import()
+    assert train._parameterNode.caseFolder == str(tmp_path / "of-the-scene")
+    assert train.panel.cases.folder.folder == tmp_path / "of-the-scene" == Path(train.ui.caseFolderEdit.currentPath)
+
+
+def test_the_patient_that_was_typed_stays_until_the_case_is_stored(train: Any) -> None:
+    add(train, 1)
+    box = train.ui.patientComboBox
+    assert box.currentText == "patient-001"
+    box.setEditText("second-of-patient-0")
+    train.panel.cases.add_node(*scene_case(1), "patient-001")  # the list of patients is another now
+    train.panel.refresh()
+    assert box.currentText == "second-of-patient-0" and box.itemText(0) == "patient-002"
+    volume, segmentation, segment = scene_case(2)
+    train._parameterNode.volume = volume
+    train.ui.segmentSelector.setCurrentNode(segmentation)
+    train.ui.segmentSelector.setCurrentSegmentID(segment)
+    train.panel.refresh()
+    train.ui.addSceneButton.click()
+    assert train.panel.cases.patients()[-1] == "second-of-patient-0" and box.currentText == "patient-002"
+    assert box.insertPolicy == type(box).InsertPolicy.NoInsert
+
+
+def test_a_segment_that_is_gone_cannot_be_stored(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    volume, segmentation, segment = scene_case(1)
+    train._parameterNode.volume = volume
+    train.ui.segmentSelector.setCurrentNode(segmentation)
+    train.ui.segmentSelector.setCurrentSegmentID(segment)
+    monkeypatch.setattr(type(train.ui.segmentSelector), "currentSegmentID", lambda self: segment)  # as Slicer's goes on saying
+    train.panel.refresh()
+    assert train.ui.addSceneButton.enabled
+    segmentation.GetSegmentation().RemoveSegment(segment)
+    train.panel.refresh()
+    assert not train.ui.addSceneButton.enabled and "Choose the segment" in train.ui.addSceneButton.toolTip
+
+
+def test_the_output_folder_can_be_emptied_again(train: Any, tmp_path: Path) -> None:
+    assert train.ui.outputEdit.currentPath == str(tmp_path / "trainings" / "mine")
+    train.ui.outputEdit.currentPath = ""
+    train.panel.refresh()
+    assert train._parameterNode.outputFolder == train.ui.outputEdit.currentPath == ""
+    assert train.panel.plan().output.endswith("my-adapter")
+
+
+def test_samples_that_are_ready_after_the_scene_closed_are_told(train: Any) -> None:
+    from SAHLoRASlicer.job import Outcome
+    from SAHLoRASlicer.train_run import SampleRun
+
+    train.panel.run = SampleRun(Path(train._parameterNode.caseFolder), print, print)
+    train.setParameterNode(None)
+    train.panel.on_finished(Outcome("done", {}))
+    assert "Finished." in train.ui.logText.plainText
+    train.panel.run.job.abandon()
+
+
 def test_two_scans_of_one_patient_are_told_in_the_patient_cell(train: Any) -> None:
     from SAHLoRASlicer.train_cases import PATIENT
 

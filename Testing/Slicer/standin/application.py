@@ -172,8 +172,11 @@ def sample_data() -> types.ModuleType:
             fileNames: str,
             nodeNames: str | None = None,
             customDownloader: Any = None,
+            loadFiles: bool | None = None,
+            checksums: str | None = None,
         ) -> None:
             sources[sampleName] = {"uri": uris, "node": nodeNames, "thumbnail": thumbnailFileName, "custom": customDownloader}
+            sources[sampleName] |= {"checksums": checksums, "load": loadFiles}
 
     def downloadSample(name: str) -> Any:
         from urllib.request import url2pathname

@@ -94,8 +94,11 @@ class ctkSliderWidget(_Widget):
 
 
 class ctkPathLineEdit(_Widget):
+    """As CTK's: a path that becomes empty is not told by currentPathChanged."""
+
     currentPathChanged = Signal(str)
-    currentPath = _value("currentPath", str, "", "currentPathChanged")
+    validInputChanged = Signal(bool)
+    currentPath = _value("currentPath", str, "")
     filters = _value("filters", int, 0)
 
     def __init__(self, parent: Any = None) -> None:
@@ -107,7 +110,13 @@ class ctkPathLineEdit(_Widget):
         row.addWidget(QtWidgets.QPushButton("…"))
 
     def _changed(self) -> None:
-        self._line.setText(self.__dict__.get("_p_currentPath", ""))
+        path, valid = self.__dict__.get("_p_currentPath", ""), self.__dict__.get("_valid", False)
+        self._line.setText(path)
+        self.__dict__["_valid"] = bool(path)
+        if path:
+            QtCore.QObject.__getattribute__(self, "currentPathChanged").emit(path)
+        if bool(path) != valid:
+            QtCore.QObject.__getattribute__(self, "validInputChanged").emit(bool(path))
 
 
 class qMRMLWidget(_Widget):
