@@ -37,15 +37,46 @@ def asah(head):
     return make_case(head, "asah", 3, SMALL)
 
 
+@pytest.fixture(scope="module")
+def plain(head):
+    return make_case(head, "none", 3, SMALL)
+
+
+TILTED = replace(SMALL, tilt_degrees=-12.0, gaps_mm=(8.0,) * 5 + (14.0,) * 6, matrix=128, field_mm=230)
+
+
+@pytest.fixture(scope="module")
+def tilted(head):
+    return make_case(head, "asah", 2, TILTED)
+
+
+@pytest.mark.parametrize("limit", [2.0, 3.5, 11.0, 11.5, 40.0])
+@pytest.mark.parametrize("kind", ["spots", "ball", "hole", "sheet", "empty", "full"])
+def test_distances_are_those_of_a_distance_transform(kind, limit):
+    mask = np.zeros((23, 31, 37), bool)
+    where = {
+        "spots": (slice(3, None, 9), slice(5, None, 13), slice(1, None, 17)),
+        "ball": (slice(8, 14),) * 3,
+        "sheet": (slice(None), 20, slice(9, 30)),
+    }
+    mask[where.get(kind, ())] = kind != "empty"
+    if kind == "hole":
+        mask[5:16, 8:25, :30] = False
+    distance = distance_to(mask, limit)
+    expected = ndimage.distance_transform_edt(~mask) if mask.any() else np.inf
+    assert distance.dtype == np.float32
+    assert np.array_equal(distance, np.broadcast_to(np.minimum(expected, limit), mask.shape).astype(np.float32))
+
+
 def volume(case):
     return float(case.mask.sum(axis=(1, 2)) @ case.ct.voxel_volumes_ml)
 
 
-def test_same_seed_gives_the_same_case_and_another_kind_another(head, asah):
+def test_same_seed_gives_the_same_case_and_another_kind_another(head, asah, plain):
     again = make_case(head, "asah", 3, SMALL)
     assert np.array_equal(again.ct.hu, asah.ct.hu)
     assert np.array_equal(again.mask, asah.mask)
-    assert not np.array_equal(make_case(head, "none", 3, SMALL).ct.hu, asah.ct.hu)
+    assert not np.array_equal(plain.ct.hu, asah.ct.hu)
 
 
 def test_brain_bone_and_air_have_the_hu_of_a_head(asah):
@@ -63,9 +94,8 @@ def test_blood_is_denser_than_the_brain_around_it(head):
     assert np.median(blood) > np.median(brain) + 8
 
 
-def test_a_case_without_haemorrhage_has_an_empty_mask(head):
-    case = make_case(head, "none", 1, SMALL)
-    assert not case.mask.any() and case.painted == ()
+def test_a_case_without_haemorrhage_has_an_empty_mask(plain):
+    assert not plain.mask.any() and plain.painted == ()
 
 
 def bled(head, patient, paint, seed):
@@ -255,22 +285,18 @@ def test_a_subdural_pushes_the_brain_aside(head, patient):
     assert np.abs(bleeding.hu - patient)[beside].max() > 5
 
 
-def test_tilt_and_uneven_gaps_are_in_the_slice_positions(head):
-    scanner = replace(SMALL, tilt_degrees=18.0, gaps_mm=(8.0,) * 5 + (14.0,) * 6)
-    ct = make_case(head, "none", 2, scanner).ct
-    assert ct.tilt_degrees == pytest.approx(18.0, abs=1e-6)
-    assert ct.gaps_mm == pytest.approx(np.array(scanner.gaps_mm) * np.cos(np.deg2rad(18)))
+def test_tilt_and_uneven_gaps_are_in_the_slice_positions(tilted):
+    assert tilted.ct.tilt_degrees == pytest.approx(-12.0, abs=1e-6)
+    assert tilted.ct.gaps_mm == pytest.approx(np.array(TILTED.gaps_mm) * np.cos(np.deg2rad(12)))
 
 
-def test_dicom_series_keeps_positions_gaps_tilt_and_pixels(tmp_path, head):
+def test_dicom_series_keeps_positions_gaps_tilt_and_pixels(tmp_path, tilted):
     from SAHLoRALib.phantom.dicomseries import write_dicom
 
-    scanner = replace(SMALL, tilt_degrees=-12.0, gaps_mm=(8.0,) * 5 + (14.0,) * 6, matrix=128, field_mm=230)
-    case = make_case(head, "asah", 2, scanner)
-    write_dicom(case.ct, tmp_path / "series")
+    write_dicom(tilted.ct, tmp_path / "series")
     ct = read_ct(tmp_path / "series")
-    assert np.allclose(ct.positions, case.ct.positions, atol=1e-3)
-    assert np.array_equal(ct.hu, case.ct.hu)
+    assert np.allclose(ct.positions, tilted.ct.positions, atol=1e-3)
+    assert np.array_equal(ct.hu, tilted.ct.hu)
     assert ct.tilt_degrees == pytest.approx(-12.0, abs=1e-2)
     assert len(list_series(tmp_path / "series")) == 1
 
