@@ -6,12 +6,12 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from .crashlog import in_words
-from .ct import CTVolume, mask_image, read_ct, write_image, write_segmentation
+from .ct import CTVolume, format_warnings, mask_image, read_ct, write_image, write_segmentation
 from .errors import DAMAGED, Cancelled, OutputError, SAHLoRAError
 from .events import Events
 from .files import sweep, write_text
@@ -199,6 +199,7 @@ def _segment_one(
     events.progress("Segmenting", n, total, f"{scan.name}: reading")
     # A series belongs to DICOM folders; files among the inputs have none.
     ct = read(scan.path, series if scan.path.is_dir() else None)
+    ct = replace(ct, warnings=(*ct.warnings, *format_warnings(ct, f"mask.{outputs.format}")))
     for warning in ct.warnings:
         events.log(f"{scan.name}: {warning}", "warning")
     events.check_cancel()

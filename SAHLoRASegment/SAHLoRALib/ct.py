@@ -14,6 +14,7 @@ from .dicom import SeriesInfo, choose_series, is_dicom, list_series, read_series
 from .errors import ScanError
 from .headcheck import check_head_ct
 from .images import format_warnings, mask_image, open_image, read_label, write_image, write_segmentation
+from .nifti import is_nifti, two_places
 from .volume import AIR_HU, CTVolume, Storage, volume_from_image
 
 __all__ = [
@@ -58,7 +59,9 @@ def _read(path: Path, series: str | None) -> CTVolume:
         raise ScanError(f"{path} is a single DICOM file; give the folder that holds all slices of the scan.")
     if series is not None:
         raise ScanError(f"{path} is a file and has no series to choose from; leave out the series or give a DICOM folder.")
-    return ct_from_image(open_image(path, ScanError), source=str(path))
+    ct = ct_from_image(open_image(path, ScanError), source=str(path))
+    apart = two_places(path) if is_nifti(path) else None
+    return replace(ct, warnings=(*ct.warnings, apart)) if apart else ct
 
 
 def ct_from_image(image: sitk.Image, source: str = "", check: bool = True) -> CTVolume:

@@ -17,17 +17,30 @@ from .volume import CTVolume
 __all__ = ["SeriesInfo", "choose_series", "is_dicom", "list_series", "read_series"]
 
 #: Words in a description or image type that are no diagnostic head series: refused unless the user names the series.
-_REFUSED = ("localizer", "scout", "topogram", "scanogram", "surview", "dose", "bolus", "monitoring", "spine", "cervical", "wirbel", "hws")
+_REFUSED = ("localizer", "scout", "topogram", "scanogram", "surview", "dose", "bolus", "monitoring")
+#: Refused too, but for a head that was taken together with the neck.
+_SPINE = ("spine", "cervical", "wirbel", "hws")
 #: Words that make a series a second choice, and the points that they cost.
 _PENALTIES = {
     **dict.fromkeys(("bone", "knochen", "face", "facial", "lung", "thorax", "chest", "perfusion", "ctp", "mip", "minip", "vrt"), 60.0),
     **dict.fromkeys(("sinus", "orbit", "neck", "temporal bone", "petrous"), 50.0),
     **dict.fromkeys(("sharp", "angio", "cta", "ctv"), 40.0),
     **dict.fromkeys(("mpr", "reformat", "3d"), 30.0),
-    **dict.fromkeys(("contrast", "secondary"), 20.0),
+    "secondary": 20.0,
     "derived": 10.0,
 }
-_WITHOUT = r"(?<!non )(?<!non-)(?<!no )(?<!without )(?<!w/o )(?<!ohne )"
+#: Words of a scan with contrast agent, which costs more than thick slices and many of them bring.
+_ENHANCED = re.compile(
+    r"\b(?:contrast|kontrast|km\b|post\b(?! ?fossa)|c\+|with iv\b|w/? ?(?:iv|c)\b|ven(?:ous|ös|oes)|arteri(?:al|ell)|delayed|cow\b|willis)"
+    r"|(?<!\w)\+ ?c\b"
+)
+_ENHANCED_COSTS = 40.0
+_NO_AGENT = ("", "no", "n", "none", "nil", "0", "without", "ohne", "not applied", "unknown")
+#: A word after one that denies it says nothing of the series: non-contrast, w/o bone, wo iv contrast, without contrast. Low dose is no dose report.
+_DENIED = re.compile(
+    r"(?:\b(?:non|no|not|without|wo|ohne|sans|sin)|(?<!\w)w/o)[ -](?:iv |i\.v\. ?)?[^\s&/+]+"
+    r"|\b(?:ultra ?)?(?:low|reduced)[ -]?dose"
+)
 _HINTS = ("brain", "head", "soft", "std", "stnd", "standard", "routine", "cerebr", "cran", "hirn", "kopf", "schaedel", "schädel", "nativ", "plain")
 #: Sharp reconstruction kernels: GE's names, Siemens' B, H, J, Hr … of 50 and more, Canon's FC30s, FC50s and FC80s, Philips' D, E, L, YB to YE.
 _SHARP_KERNEL = re.compile(r"bone|edge|lung|sharp|detail|^[bhj][a-z]?[5-9]\d|^fc(3\d|5\d|8\d)|^(d|e|l|y[b-e])$", re.IGNORECASE)
@@ -55,6 +68,7 @@ class SeriesInfo:
     score: float
     usable: bool
     reason: str
+    enhanced: bool = False
     headers: tuple[Header, ...] = field(repr=False, default=())
     damaged: tuple[Path, ...] = field(repr=False, default=())
 
@@ -106,16 +120,23 @@ def choose_series(folder: Path | str, wanted: str | None = None) -> tuple[Series
     """
     found = list_series(folder)
     if wanted is not None:
-        return _named(found, str(wanted).strip(), folder), ()
+        chosen = _named(found, str(wanted).strip(), folder)
+        return chosen, (*_enhanced_warning(chosen), *_rest_of(chosen, found))
     best = found[0]
     if not best.usable:
         reasons = "; ".join(f"{s.title}: {s.reason}" for s in found[:4])
         raise ScanError(f"{folder} holds no axial head CT series that can be used ({reasons}).")
+    usable = [s for s in found if s.usable]
+    if len(_different(usable, "patient")) > 1:
+        raise ScanError(f"{folder} holds scans of {len(_different(usable, 'patient'))} patients; give each a folder of its own, or name a series.")
     told: list[str] = []
+    if (examinations := len(_different(usable, "study"))) > 1:
+        told.append(f"{folder} holds {examinations} examinations, and one series of one of them is segmented; give each a folder of its own.")
     if len(found) > 1:
         others = "; ".join(f"{s.title} ({s.slices} slices: {s.reason})" for s in found[1:5])
         more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
         told.append(f"{len(found)} series found, {best.title} chosen ({best.slices} slices: {best.reason}); not {others}{more}.")
+    told += [*_enhanced_warning(best), *_rest_of(best, found)]
     if best.score < 0:
         told.append(f"{best.title} is not a typical soft-tissue head series ({best.reason}), but there is no better one: look closely at the result.")
     return best, tuple(told)
@@ -130,6 +151,38 @@ def read_series(series: SeriesInfo, source: str = "", warnings: tuple[str, ...] 
         )
     ct = read_slices(series.headers, source, series.title)
     return replace(ct, warnings=(*warnings, *ct.warnings))
+
+
+def _different(found: list[SeriesInfo], name: str) -> set[str]:
+    """The values that a header field has in these series, where it has one."""
+    return {text for series in found for header in series.headers if (text := header.text(name))}
+
+
+def _enhanced_warning(series: SeriesInfo) -> tuple[str, ...]:
+    if not series.enhanced:
+        return ()
+    return (
+        f"{series.title} was taken with contrast agent as its header says: vessels and what takes it up look like blood, mL are not to be trusted.",
+    )
+
+
+def _rest_of(chosen: SeriesInfo, found: list[SeriesInfo]) -> tuple[str, ...]:
+    """A warning where the series goes on above or below with other pixels or another orientation, so that a part of the head is left out."""
+    normal = chosen.headers[0].normal()
+    if normal is None:
+        return ()
+    own = [height for h in chosen.headers if (height := h.height(normal)) is not None]
+    for other in found:
+        heights = [height for h in other.headers if (height := h.height(normal)) is not None]
+        if other is chosen or other.uid != chosen.uid or other.orientation != chosen.orientation or len(heights) < 3:
+            continue
+        shared = min(max(own), max(heights)) - max(min(own), min(heights))
+        if shared < 0.2 * (max(heights) - min(heights)):
+            return (
+                f"{chosen.title} goes on with {len(heights)} slices of another pixel size, matrix or orientation: only the {len(own)} slices of one "
+                "kind are segmented, and what the others show is not counted.",
+            )
+    return ()
 
 
 def _lost_files(there: list[Path], files: list[Path]) -> list[Path]:
@@ -165,10 +218,11 @@ def _named(found: list[SeriesInfo], wanted: str, folder: Path | str) -> SeriesIn
 
 def _describe(headers: list[Header], damaged: tuple[Path, ...]) -> SeriesInfo:
     """Score one series: axial, at least 20 slices, 2 mm and thicker, no bone, spine, bolus or face series."""
-    headers = list({h.text("instance") or str(h.path): h for h in headers}.values())  # a slice that lies in two subfolders counts once
+    # A slice that lies in two subfolders counts once; two slices with one number, of a bad anonymiser, stay two.
+    headers = list({(h.text("instance") or str(h.path), h.text("position")): h for h in headers}.values())
     first = headers[0]
     name = first.text("description") or first.text("protocol")
-    text = f"{name} {first.text('image_type')}".lower().replace("_", " ").replace("\\", " ")
+    text = _DENIED.sub(" ", f"{name} {first.text('image_type')}".lower().replace("_", " ").replace("\\", " "))
     thickness = (first.numbers("thickness", 1) or (float("nan"),))[0]
     good: list[str] = []
     bad: list[str] = []
@@ -185,9 +239,14 @@ def _describe(headers: list[Header], damaged: tuple[Path, ...]) -> SeriesInfo:
     if any(word in f"{text} {first.text('protocol').lower()}" for word in _HINTS):
         score += 15
     for word, cost in _PENALTIES.items():
-        if re.search(rf"{_WITHOUT}\b{word}", text):
+        if re.search(rf"\b{word}", text):
             score -= cost
             bad.append(f"“{word}”")
+    enhanced = _ENHANCED.search(text)
+    agent = first.text("agent").lower() not in _NO_AGENT
+    if enhanced or agent:
+        score -= _ENHANCED_COSTS
+        bad.append(f"“{enhanced[0]}”" if enhanced else "with contrast agent")
     kernel = first.text("kernel").split("\\")[0]
     if _SHARP_KERNEL.search(kernel):
         score -= 50
@@ -199,7 +258,7 @@ def _describe(headers: list[Header], damaged: tuple[Path, ...]) -> SeriesInfo:
     if not 80 <= span <= 350:
         score -= 15
         bad.append(f"covers {span:.0f} mm")
-    refused = unsuited_because(headers) or _refusal(text)
+    refused = unsuited_because(headers) or _refusal(text) or _dynamic(headers)
     number = first.numbers("number", 1)
     return SeriesInfo(
         uid=first.text("uid"),
@@ -214,14 +273,23 @@ def _describe(headers: list[Header], damaged: tuple[Path, ...]) -> SeriesInfo:
         score=score,
         usable=refused is None,
         reason=refused or ", ".join([first.orientation_name(), *good, *(f"but {b}" for b in bad)]),
+        enhanced=agent or enhanced is not None,
         headers=tuple(headers),
         damaged=damaged,
     )
 
 
 def _refusal(text: str) -> str | None:
-    word = next((w for w in _REFUSED if re.search(rf"{_WITHOUT}\b{w}", text)), None)
+    with_head = any(word in text for word in ("head", "brain", "cran", "kopf", "hirn", "schädel", "schaedel"))
+    words = _REFUSED if with_head else (*_REFUSED, *_SPINE)
+    word = next((w for w in words if re.search(rf"\b{w}", text)), None)
     return f"“{word}” in its description" if word else None
+
+
+def _dynamic(headers: list[Header]) -> str | None:
+    """Why not, where the same slices were taken again and again: perfusion, bolus tracking. Twice may be copies, which reading tells."""
+    places = {h.text("position") for h in headers}
+    return f"{len(headers)} images at {len(places)} positions, a dynamic series" if len(headers) >= 3 * len(places) else None
 
 
 def _span(headers: list[Header]) -> float:

@@ -1,11 +1,13 @@
 """DICOM files one by one: headers, and slices stacked at their true positions.
 
 Read with SimpleITK (GDCM): the position of each slice comes from its own header. A plain series reader takes a gantry tilt for a rotation and uneven
-gaps for even ones. Of the patient (name, number, dates) nothing is taken from the headers.
+gaps for even ones. Of the patient (name, number, dates) nothing is taken from the headers; whether two
+files are of one patient is asked of a keyed hash that nobody can turn back, with a key that is forgotten when the program ends.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Sequence
@@ -19,6 +21,7 @@ from .errors import ScanError
 from .images import quiet_itk
 from .volume import AIR_HU, CTVolume, Storage
 
+_KEY = os.urandom(16)
 _CT_IMAGE = b"1.2.840.10008.5.1.4.1.1.2"
 _TAGS = {
     "modality": "0008|0060",
@@ -39,6 +42,10 @@ _TAGS = {
     "samples": "0028|0002",
     "frames": "0028|0008",
     "acquisition": "0020|0012",
+    "study": "0020|000d",
+    "patient": "0010|0020",
+    "agent": "0018|0010",
+    "photometric": "0028|0004",
     "slope": "0028|1053",
     "intercept": "0028|1052",
 }
@@ -79,6 +86,11 @@ class Header:
         rows, columns = np.array(orientation[:3]), np.array(orientation[3:])
         return bool(abs(rows @ columns) < 0.009 * np.linalg.norm(rows) * np.linalg.norm(columns))
 
+    def height(self, normal: np.ndarray) -> float | None:
+        """mm along the normal; None where the position is missing."""
+        position = self.numbers("position", 3)
+        return None if position is None else float(np.array(position) @ normal)
+
     def orientation_name(self) -> str:
         """axial, coronal, sagittal or unknown."""
         normal = self.normal()
@@ -115,7 +127,10 @@ def read_header(path: Path) -> Header | None:
     except RuntimeError:
         return None
     keys = set(reader.GetMetaDataKeys())
-    return Header(path, {name: _clean(reader.GetMetaData(tag)) for name, tag in _TAGS.items() if tag in keys})
+    fields = {name: _clean(reader.GetMetaData(tag)) for name, tag in _TAGS.items() if tag in keys}
+    if fields.get("patient"):
+        fields["patient"] = hashlib.blake2b(fields["patient"].encode(), key=_KEY, digest_size=8).hexdigest()
+    return Header(path, fields)
 
 
 def damaged_ct(path: Path) -> str | None:
@@ -135,6 +150,8 @@ def unsuited_because(headers: Sequence[Header]) -> str | None:
         return f"not CT but {first.text('modality') or 'without a modality'}"
     if first.text("samples") not in ("", "1"):
         return "colour pictures, not HU"
+    if first.text("photometric").upper() == "MONOCHROME1":
+        return "stored with black and white exchanged (MONOCHROME1); export or convert it as MONOCHROME2"
     if first.text("frames") not in ("", "0", "1"):
         return "an enhanced multi-frame file; convert it to single slices or to NIfTI (for instance with dcm2niix)"
     for name, tag, count in (

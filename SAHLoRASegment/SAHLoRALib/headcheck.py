@@ -67,9 +67,11 @@ def _not_hu(pixels: np.ndarray, low: float, high: float) -> str | None:
     """Why values cannot be HU; None where they can. Judged on block means, so noise does not count."""
     empty = pixels == 0.0
     air = float((pixels < -300.0).mean())
+    # Bone and brain are told apart by their share: a skull that was clipped at 1024 lies there too, but there is more brain than skull then.
+    near_1040 = int(((pixels > 1000.0) & (pixels < 1100.0)).sum())
+    if near_1040 > 0.35 * (pixels > 300.0).sum() and near_1040 > 2 * ((pixels > 24.0) & (pixels < 100.0)).sum():
+        return "soft tissue lies near 1040, so the rescale intercept of -1024 was lost; convert the DICOM files again"
     if air < 0.01 and empty.mean() < 0.1:
-        if low >= -300.0 and ((pixels > 1000.0) & (pixels < 1100.0)).mean() > 0.1:
-            return "soft tissue lies near 1040, so the rescale intercept of -1024 was lost; convert the DICOM files again"
         return "there is no air near -1000; give the CT itself, not a windowed picture, MR or label map"
     if high < 300.0:
         return "there is no bone above 300; give the CT itself, not a windowed or skull-stripped one"
@@ -129,6 +131,17 @@ def geometry_warnings(ct: CTVolume) -> tuple[str, ...]:
         )
     if float(np.median(gaps)) > 6.0:
         told.append(f"Slices lie {np.median(gaps):.1f} mm apart: small bleeds between them are not seen.")
+    if ct.missing.any():
+        below = int(np.argmax(ct.missing))
+        told.append(
+            f"Between slices {below + 1} and {below + 2} lie {gaps[below]:.0f} mm: slices are missing there, or one does not belong to the scan; "
+            "what lies between them is not counted."
+        )
+    if ct.geometry_lost:
+        told.append(
+            "Voxels are exactly 1 mm in all directions and begin at 0, as where a program has lost the geometry; if so, no volume in mL is right: "
+            "convert the scan again from DICOM."
+        )
     if max(ct.spacing) > 2.5:
         pixels = f"{ct.spacing[0]:.1f} by {ct.spacing[1]:.1f} mm"
         told.append(f"Pixels of the axial slices are {pixels}: this is no axial reconstruction, results will be poor.")

@@ -16,7 +16,10 @@ from .layouts import split_name
 
 _STUDY_UID = "0020|000d"
 #: Endings of file names that are not scans when a folder is looked through; named by itself, such a file is taken.
-_NOT_SCANS = re.compile(r"(^|[_\-. ])(mask|masks|seg|segmentation|label|labels|labelmap|probability|gt|roi)$", re.IGNORECASE)
+_NOT_SCANS = re.compile(
+    r"(^|[_\-. ])(masks?|seg|segmentations?|labels?(tr|ts)?|labelmaps?|probability|gt|ground[_\- ]?truths?|annotations?|roi)$", re.IGNORECASE
+)
+_FEWEST_SLICES = 3
 _LONGEST_NAME = 80
 #: Folders below the one that was named; a link that leads back up ends here.
 _DEEPEST = 8
@@ -78,13 +81,25 @@ def _scans(folder: Path, depth: int = 0) -> list[Path]:
     """The scans in a folder; [folder] where it is one study itself, nothing where it holds none."""
     entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
     files = [p for p in entries if p.is_file()]
+    if _is_result(files):
+        return []
     images = [p for p in files if (split := split_name(p)) and split[1] != ".seg.nrrd" and not _NOT_SCANS.search(split[0])]
-    if not images and any(is_dicom(p) for p in files if p.name.upper() != "DICOMDIR"):
+    loose = [p for p in files if not images and p.name.upper() != "DICOMDIR" and is_dicom(p)]
+    folders = [p for p in entries if depth < _DEEPEST and p.is_dir() and not _NOT_SCANS.search(p.name)]
+    inside = {p: scans for p in folders if (scans := _scans(p, depth + 1))}
+    if loose and not inside:
         return [folder]
-    inside = {p: scans for p in entries if depth < _DEEPEST and p.is_dir() and (scans := _scans(p, depth + 1))}
-    if not images and inside and all(scans == [p] for p, scans in inside.items()) and _is_one_study(list(inside)):
+    if not images and inside and all(scans == [p] for p, scans in inside.items()) and _is_one_study([*inside, *loose[:1]]):
         return [folder]
-    return sorted([*images, *(scan for scans in inside.values() for scan in scans)])
+    # Of loose files beside the folders of others a few are a key image or a report; more are a scan, and reading the folder says what is in it.
+    stray = [folder] if len(loose) >= _FEWEST_SLICES else []
+    return sorted([*images, *stray, *(scan for scans in inside.values() for scan in scans)])
+
+
+def _is_result(files: list[Path]) -> bool:
+    """Whether a folder holds what segmenting left there: its scan (``--keep-ct``) is not segmented again."""
+    names = {p.name for p in files}
+    return "report.json" in names and any(name.startswith("mask.") for name in names)
 
 
 def _is_one_study(folders: list[Path]) -> bool:
@@ -93,8 +108,10 @@ def _is_one_study(folders: list[Path]) -> bool:
     return len(studies) == 1 and None not in studies
 
 
-def _study(folder: Path) -> str | None:
-    first = next((p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith(".") and is_dicom(p)), None)
+def _study(place: Path) -> str | None:
+    """place: a folder, or a file itself."""
+    files = [place] if place.is_file() else sorted(place.rglob("*"))
+    first = next((p for p in files if p.is_file() and not p.name.startswith(".") and is_dicom(p)), None)
     if first is None:
         return None
     reader = sitk.ImageFileReader()

@@ -23,6 +23,8 @@ from .errors import ScanError
 
 _HEADER = 348
 _PIXDIM, _CODES, _SFORM = slice(80, 92), slice(252, 256), slice(280, 328)
+#: ITK refuses more where there is no qform.
+_SKEW = 5e-5
 _FLIP = np.diag([-1.0, -1.0, 1.0])  # NIfTI is RAS, DICOM and ITK are LPS
 
 
@@ -56,7 +58,34 @@ def _sheared_affine(header: bytes, order: str) -> np.ndarray | None:
         return None
     units = affine[:, :3] / lengths
     skew = np.abs(units.T @ units - np.eye(3)).max()
-    return affine if skew > 1e-3 and abs(np.linalg.det(units)) > 0.2 else None
+    return affine if skew > _SKEW and abs(np.linalg.det(units)) > 0.2 else None
+
+
+def two_places(path: Path) -> str | None:
+    """A warning where a file states two geometries, a qform and an sform, that lie apart; the qform is taken then, as Slicer does."""
+    found = _header(path)
+    if found is None or _sheared_affine(*found) is not None:
+        return None
+    header, order = found
+    qform_code, sform_code = struct.unpack(order + "2h", header[_CODES])
+    if qform_code <= 0 or sform_code <= 0:
+        return None
+    image = sitk.ImageFileReader()
+    image.SetFileName(str(path))
+    image.ReadImageInformation()
+    if image.GetDimension() != 3:
+        return None
+    size = np.array(image.GetSize()) - 1.0
+    corners = np.stack(np.meshgrid(*([0.0, n] for n in size), indexing="ij"), axis=-1).reshape(-1, 3)
+    affine = _FLIP @ np.array(struct.unpack(order + "12f", header[_SFORM])).reshape(3, 4)
+    taken = (np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()) @ corners.T + np.array(image.GetOrigin())[:, None]
+    apart = float(np.linalg.norm(affine[:, :3] @ corners.T + affine[:, 3:] - taken, axis=0).max())
+    if not apart > 0.5:
+        return None
+    return (
+        f"The file states two geometries that lie up to {apart:.1f} mm apart, a qform and an sform: the qform is used, as Slicer does. "
+        "Programs that go by the sform (nibabel, FSL, SPM) show scan and mask apart."
+    )
 
 
 def _says_no_size(header: bytes, order: str) -> bool:

@@ -19,6 +19,10 @@ from .errors import CaseError, ScanError
 
 #: Below this there is nothing in HU: padding values (GE writes -1500, -2000 or -3024) are raised to it.
 AIR_HU = -1024.0
+#: Old protocols leave up to 10 mm between two slices of the vault.
+_WIDEST_GAP_MM = 15.0
+#: A head is higher than this many mm.
+_FEWEST_SLICES_OF_1_MM = 100
 
 
 @dataclass(frozen=True)
@@ -166,8 +170,23 @@ class CTVolume:
         """(slices,) mm, perpendicular: half way to the slice below plus half way to the one above; an end slice has its one gap on both sides."""
         if len(self.gaps_mm) == 0:
             return np.full(len(self.hu), self.storage.lengths[0])
-        sides = np.concatenate((self.gaps_mm[:1], self.gaps_mm, self.gaps_mm[-1:]))
+        gaps = np.where(self.missing, np.median(self.gaps_mm), self.gaps_mm)
+        sides = np.concatenate((gaps[:1], gaps, gaps[-1:]))
         return (sides[:-1] + sides[1:]) / 2
+
+    @cached_property
+    def missing(self) -> np.ndarray:
+        """(slices - 1,) bool: gaps that no protocol for the head leaves, so that slices are missing in them; they count as thick as the median."""
+        gaps = self.gaps_mm
+        return gaps > max(3.0 * float(np.median(gaps)), _WIDEST_GAP_MM) if len(gaps) else np.zeros(0, bool)
+
+    @cached_property
+    def geometry_lost(self) -> bool:
+        """Whether the file states what stands where nothing was stated: voxels of 1 mm from 0 on, and fewer slices than a head is high."""
+        grid = self.storage
+        return bool(np.allclose(grid.lengths, 1.0) and not np.any(grid.origin) and np.allclose(np.abs(grid.direction), np.eye(3).ravel())) and (
+            len(self.hu) < _FEWEST_SLICES_OF_1_MM
+        )
 
     @cached_property
     def voxel_volumes_ml(self) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from SAHLoRALib.evaluation import read_probability
 from SAHLoRALib.events import Events
 from SAHLoRALib.inputs import ScanInput, find_inputs, scan_name
 from SAHLoRALib.segmenter import SegmentConfig, Segmenter
-from tiny_scans import BLEED, VOXEL_ML, box, save_dicom, save_models, save_scan
+from tiny_scans import BLEED, VOXEL_ML, box, head, image, save_dicom, save_models, save_scan
 
 
 @pytest.fixture(scope="module")
@@ -190,3 +191,41 @@ def test_what_is_not_there_stays_in_the_list(tmp_path: Path) -> None:
 )
 def test_names_of_folders_are_plain(file: str, name: str) -> None:
     assert scan_name(file) == name
+
+
+def test_masks_beside_the_scans_and_results_of_an_earlier_call_are_no_scans(tmp_path: Path) -> None:
+    for name in ("ct_scans/049.nii", "masks/049.nii", "ground truths/049.nii.gz", "labelsTr/a.nii.gz", "out/049/ct.nrrd", "out/049/mask.nrrd"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    (tmp_path / "out" / "049" / "report.json").write_text("{}")
+    assert names(tmp_path) == ["ct_scans_049"]
+    assert names(tmp_path / "masks") == ["049"]  # who names it gets it
+
+
+def test_a_stray_file_beside_the_folders_of_patients_does_not_make_them_one(tmp_path: Path) -> None:
+    save_dicom(tmp_path / "p1", "1", "2")
+    save_dicom(tmp_path / "p2", "3", "4")
+    [first, *more] = sorted((tmp_path / "p1").iterdir())
+    shutil.copy(first, tmp_path / "keyimage.dcm")
+    assert names(tmp_path) == ["p1", "p2"]
+    for path in more:
+        shutil.copy(path, tmp_path / path.name)
+    assert names(tmp_path) == [tmp_path.name, "p1", "p2"]  # a whole scan is not left out
+
+
+def test_a_study_with_loose_files_beside_its_series_is_one_scan(tmp_path: Path) -> None:
+    save_dicom(tmp_path, "1", "2")
+    save_dicom(tmp_path / "bone", "1", "3", description="bone")
+    assert names(tmp_path) == [tmp_path.name]
+
+
+def test_what_a_nifti_mask_cannot_say_to_slicer_stands_in_the_report(segmenter: Segmenter, tmp_path: Path) -> None:
+    scan = image(head(BLEED))
+    angle = np.radians(12.0)
+    scan.SetDirection((1, 0, 0, 0, np.cos(angle), 0, 0, -np.sin(angle), 1))
+    sitk.WriteImage(scan, str(tmp_path / "tilted.nrrd"))
+    for ending, told in (("nii.gz", True), ("nrrd", False)):
+        events = Watch()
+        [result] = segment_batch(segmenter, find_inputs([tmp_path / "tilted.nrrd"]), Outputs(tmp_path / ending, ending), events)
+        assert result.report is not None and any("sform" in w for w in result.report.warnings) is told
+        assert any("sform" in str(seen.get("message")) for seen in events.seen) is told

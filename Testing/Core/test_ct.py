@@ -195,6 +195,12 @@ def _with_nan(hu: np.ndarray) -> np.ndarray:
     return hu
 
 
+def _outside(hu: np.ndarray, value: float) -> np.ndarray:
+    """Another value in the corners, where nothing is reconstructed."""
+    y, x = np.mgrid[: hu.shape[1], : hu.shape[2]]
+    return np.where(np.hypot(y / hu.shape[1] - 0.5, x / hu.shape[2] - 0.5) > 0.5, value, hu)
+
+
 def _mr(hu: np.ndarray) -> np.ndarray:
     brain = (hu > 0) & (hu < 100)
     return np.where(brain, 600.0 + 5 * hu, 0.0)
@@ -223,13 +229,34 @@ def _four_dimensional() -> sitk.Image:
         (_pixels(_mr), "values of brain"),
         (_pixels(lambda hu: np.clip((hu + 20) * 2.55, 0, 255)), "no bone|no air"),
         (_pixels(lambda hu: hu + 1024), "rescale intercept"),
+        (_pixels(lambda hu: np.where(hu < -500, 0, hu + 1024)), "rescale intercept"),
+        (_pixels(lambda hu: _outside(hu + 1024, -2000)), "rescale intercept"),
+        (_pixels(lambda hu: _outside(hu + 1000, 0)), "rescale intercept"),
         (_pixels(lambda hu: np.clip(hu, -1024, 80)), "no bone"),
         (_pixels(lambda hu: (hu > 20) * 1.0), "Hounsfield"),
         (_pixels(lambda hu: hu, (0.4, 0.4, 5.0)), "pixel spacing"),
         (_pixels(lambda hu: hu, (12.0, 12.0, 5.0)), "pixel spacing"),
         (lambda: head_image(hu=_chest), "head CT"),
     ],
-    ids=["4D", "colour", "2D", "one slice", "empty", "NaN", "MR", "8 bit", "no offset", "windowed", "label", "small", "large", "chest"],
+    ids=[
+        "4D",
+        "colour",
+        "2D",
+        "one slice",
+        "empty",
+        "NaN",
+        "MR",
+        "8 bit",
+        "no offset",
+        "no offset, 0 around",
+        "no offset, padding",
+        "no offset of 1000",
+        "windowed",
+        "label",
+        "small",
+        "large",
+        "chest",
+    ],
 )
 def test_what_is_no_head_ct_is_refused_with_one_sentence(make: Callable[[], sitk.Image], words: str) -> None:
     with pytest.raises(ScanError, match=words) as caught:
@@ -260,9 +287,11 @@ def _noisy(points: np.ndarray) -> np.ndarray:
         lambda: head_image()[:, :, 8:],
         _pixels(lambda hu: np.where(hu < -500, 0, hu)),
         lambda: sitk.JoinSeries([head_image()]),
+        _pixels(lambda hu: np.clip(hu, -1024, 1024)),
+        _pixels(lambda hu: np.where(hu == 1000, 1040, hu)),
         lambda: sitk.Cast(head_image(), sitk.sitkFloat64),
     ],
-    ids=["craniotomy", "noise", "thick slices", "child", "upper half", "zeros around", "4D of one", "float64"],
+    ids=["craniotomy", "noise", "thick slices", "child", "upper half", "zeros around", "4D of one", "clipped at 1024", "all bone at 1040", "float64"],
 )
 def test_unusual_heads_pass(make: Callable[[], sitk.Image]) -> None:
     assert ct_from_image(make()).hu.dtype == np.float32
@@ -440,3 +469,41 @@ def test_a_packed_file_is_not_mistaken_for_the_unpacked_one_beside_it(tmp_path: 
     sitk.WriteImage(head + 7, str(tmp_path / "scan.nii"))
     sitk.WriteImage(head, str(tmp_path / "scan.nii.gz"))
     assert read_ct(tmp_path / "scan.nii").hu.max() == read_ct(tmp_path / "scan.nii.gz").hu.max() + 7
+
+
+def test_a_geometry_that_was_lost_is_told(head: sitk.Image) -> None:
+    image = sitk.Resample(head, (180, 216, 60), sitk.Transform(), sitk.sitkNearestNeighbor, head.GetOrigin(), (1.0, 1.0, 2.4))
+    assert not any("lost the geometry" in w for w in ct_from_image(image).warnings)
+    image.SetSpacing((1.0, 1.0, 1.0))
+    image.SetOrigin((0.0, 0.0, 0.0))
+    assert any("lost the geometry" in w for w in ct_from_image(image).warnings)
+
+
+@pytest.mark.parametrize("skew", [1e-5, 1e-4, 3e-4, 9e-4, 5e-3])
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii"])
+def test_slices_that_drift_a_little_are_read_without_a_qform_and_the_mask_lies_on_them(
+    tmp_path: Path, head: sitk.Image, suffix: str, skew: float
+) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    affine = np.vstack((np.diag((-1, -1, 1)) @ _affine(head), (0, 0, 0, 1)))
+    affine[1, 2] += skew * affine[2, 2]
+    nibabel.save(nibabel.Nifti1Image(sitk.GetArrayFromImage(head).T, affine), tmp_path / f"scan{suffix}")
+    ct = read_ct(tmp_path / f"scan{suffix}")
+    np.testing.assert_array_equal(ct.hu, ct_from_image(head).hu)
+    write_segmentation(_some_mask(ct), ct, tmp_path / f"mask{suffix}")
+    np.testing.assert_allclose(nibabel.load(tmp_path / f"mask{suffix}").affine, affine, atol=0.02)
+    np.testing.assert_array_equal(read_label(tmp_path / f"mask{suffix}", ct), _some_mask(ct))
+
+
+def test_a_qform_and_an_sform_that_lie_apart_are_told(tmp_path: Path, head: sitk.Image) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    affine = np.vstack((np.diag((-1, -1, 1)) @ _affine(head), (0, 0, 0, 1)))
+    image = nibabel.Nifti1Image(sitk.GetArrayFromImage(head).T, affine)
+    for moved in (0.0, 10.0):
+        other = affine.copy()
+        other[0, 3] += moved
+        image.set_qform(affine, 1)
+        image.set_sform(other, 2)
+        nibabel.save(image, tmp_path / "scan.nii.gz")
+        told = [w for w in read_ct(tmp_path / "scan.nii.gz").warnings if "two geometries" in w]
+        assert len(told) == (moved > 0) and all("10.0 mm apart" in w for w in told)

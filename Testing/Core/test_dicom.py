@@ -296,3 +296,97 @@ def test_a_folder_without_dicom_and_a_missing_folder_are_refused(tmp_path: Path)
 def test_a_missing_slice_in_the_middle_is_told(tmp_path: Path) -> None:
     write_series(tmp_path, np.delete(EVEN, 6))
     assert any(re.search(r"10\.00 to 20\.00", w) for w in read_ct(tmp_path).warnings)
+
+
+def _two(folder: Path, one: dict, other: dict, slices: int = 22, others: int = 22) -> list:
+    write_series(folder / "a", np.linspace(-62.0, 62.0, slices), SeriesNumber=1, **one)
+    write_series(folder / "b", np.linspace(-62.0, 62.0, others), SeriesNumber=2, **other)
+    return list_series(folder)
+
+
+@pytest.mark.parametrize(
+    ("native", "enhanced"),
+    [
+        ({"SeriesDescription": "HEAD WO CONTRAST"}, {"SeriesDescription": "HEAD POST"}),
+        ({"SeriesDescription": "HEAD WITHOUT IV CONTRAST"}, {"SeriesDescription": "HEAD W IV"}),
+        ({"SeriesDescription": "Head non-contrast"}, {"SeriesDescription": "Head +C"}),
+        ({"SeriesDescription": "Head 1.0 J40s nativ", "SliceThickness": 1.0}, {"SeriesDescription": "Head 5.0 KM"}),
+        ({"SeriesDescription": "HEAD W/O C"}, {"SeriesDescription": "HEAD W/C"}),
+        ({"SeriesDescription": "Kopf ohne KM"}, {"SeriesDescription": "Kopf venös", "SpecificCharacterSet": "ISO_IR 100"}),
+        ({"SeriesDescription": "Head Low-Dose 5.0"}, {"SeriesDescription": "Head post KM 5.0"}),
+        (
+            {"SeriesDescription": "Head, contrast agent none", "ContrastBolusAgent": "NONE"},
+            {"SeriesDescription": "Head", "ContrastBolusAgent": "Omnipaque"},
+        ),
+    ],
+)
+def test_the_native_series_is_chosen_before_one_with_contrast_agent(tmp_path: Path, native: dict, enhanced: dict) -> None:
+    found = _two(tmp_path, native, enhanced)
+    assert found[0].number == 1, [(s.title, s.score, s.reason) for s in found]
+    assert found[1].enhanced
+
+
+def test_few_thick_slices_are_better_than_an_angiogram(tmp_path: Path) -> None:
+    assert _two(tmp_path, {"SeriesDescription": "BRAIN 7MM"}, {"SeriesDescription": "COW 0.625", "SliceThickness": 0.625}, 18, 60)[0].number == 1
+
+
+def test_a_series_with_contrast_agent_is_taken_with_a_warning(tmp_path: Path) -> None:
+    write_series(tmp_path, EVEN, ContrastBolusAgent="APPLIED")
+    assert any("contrast agent" in w for w in read_ct(tmp_path).warnings)
+    assert any("contrast agent" in w for w in read_ct(tmp_path, series="2").warnings)
+
+
+def test_posterior_fossa_and_low_dose_are_plain_heads(tmp_path: Path) -> None:
+    for n, name in enumerate(("HEAD LOW DOSE 5mm", "HEAD/C-SPINE 3.0", "Head post fossa", "HEAD NO CONTRAST")):
+        write_series(tmp_path / str(n), EVEN, SeriesDescription=name)
+        [series] = list_series(tmp_path / str(n))
+        assert series.usable and not series.enhanced, series.reason
+    write_series(tmp_path / "report", EVEN, SeriesDescription="Dose Report")
+    assert not list_series(tmp_path / "report")[0].usable
+
+
+def test_scans_of_two_patients_in_one_folder_are_refused_and_of_two_examinations_told(tmp_path: Path) -> None:
+    write_series(tmp_path / "a", EVEN)
+    write_series(tmp_path / "b", EVEN, SeriesNumber=3, StudyInstanceUID="1.2.4")
+    assert any("2 examinations" in w for w in read_ct(tmp_path).warnings)
+    write_series(tmp_path / "c", EVEN, SeriesNumber=4, PatientID="P-4712")
+    with pytest.raises(ScanError, match="2 patients; give each a folder") as refused:
+        read_ct(tmp_path)
+    assert "4711" not in str(refused.value) and "4712" not in repr(list_series(tmp_path)[0].headers[0].fields)
+    assert read_ct(tmp_path, series="4").series.startswith("series 4")
+
+
+def test_slices_that_share_a_number_are_all_kept(tmp_path: Path) -> None:
+    write_series(tmp_path, EVEN, SOPInstanceUID="1.2.3.4")
+    assert len(read_ct(tmp_path).hu) == len(EVEN)
+
+
+def test_a_series_that_goes_on_with_other_pixels_says_that_a_part_is_left_out(tmp_path: Path) -> None:
+    def narrower(data: Dataset, k: int) -> None:
+        if k >= 9:
+            data.PixelSpacing = [4.2, 4.2]
+
+    write_series(tmp_path, EVEN, change=narrower)
+    ct = read_ct(tmp_path)
+    assert len(ct.hu) == 9 and any("goes on with 5 slices" in w for w in ct.warnings)
+
+
+def test_a_dynamic_series_does_not_win_by_its_number_of_slices(tmp_path: Path) -> None:
+    write_series(tmp_path / "native", np.linspace(-62.0, 62.0, 22), SeriesNumber=3, SeriesDescription="Nativ 5.0", ProtocolName="Head Stroke")
+    heights = np.repeat(np.linspace(-62.0, 62.0, 22), 3)
+    write_series(tmp_path / "again", heights, SeriesNumber=7, SeriesDescription="VPCT 5.0", ProtocolName="Head Stroke")
+    found = list_series(tmp_path)
+    assert found[0].number == 3 and "66 images at 22 positions" in found[1].reason and not found[1].usable
+
+
+def test_exchanged_black_and_white_is_refused(tmp_path: Path) -> None:
+    write_series(tmp_path, EVEN, PhotometricInterpretation="MONOCHROME1")
+    with pytest.raises(ScanError, match="MONOCHROME1"):
+        read_ct(tmp_path)
+
+
+def test_a_slice_that_lies_far_off_does_not_thicken_the_last_one(tmp_path: Path) -> None:
+    write_series(tmp_path, [*EVEN, 365.0])
+    ct = read_ct(tmp_path)
+    assert ct.slice_thicknesses == pytest.approx(10.0)
+    assert any("Between slices 14 and 15 lie 300 mm" in w for w in ct.warnings)
