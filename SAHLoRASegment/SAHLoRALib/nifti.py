@@ -68,7 +68,7 @@ def two_places(path: Path) -> str | None:
         return None
     header, order = found
     qform_code, sform_code = struct.unpack(order + "2h", header[_CODES])
-    if qform_code <= 0 or sform_code <= 0:
+    if qform_code <= 0 or sform_code <= 0 or _has_unpacked_twin(path):
         return None
     image = sitk.ImageFileReader()
     image.SetFileName(str(path))
@@ -130,10 +130,14 @@ def read_nifti(path: Path) -> sitk.Image:
 
 def _read(path: Path) -> sitk.Image:
     """With ITK. Asked for scan.nii.gz it takes the voxels of a scan.nii beside it: such a file is read from a folder of its own."""
-    if not (path.name.lower().endswith(".nii.gz") and path.with_name(path.name[:-3]).exists()):
+    if not _has_unpacked_twin(path):
         return sitk.ReadImage(str(path))
     with tempfile.TemporaryDirectory() as folder:
         return sitk.ReadImage(shutil.copyfile(path, str(Path(folder) / "alone.nii.gz")))
+
+
+def _has_unpacked_twin(path: Path) -> bool:
+    return path.name.lower().endswith(".nii.gz") and path.with_name(path.name[:-3]).exists()
 
 
 def write_shear(path: Path, image: sitk.Image) -> None:
