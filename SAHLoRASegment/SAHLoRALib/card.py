@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from .cases import Case, CaseTable
+from .case_check import require_usable
+from .cases import TEST_SPLIT, Case, CaseTable
 from .cohort import case_digests, chosen_on, no_blood
 from .ct import CTVolume
 from .errors import SAHLoRAError
@@ -263,8 +264,14 @@ def make_card(
             segmenters["after"] = _at(segmenters["after"], threshold)
             info = _with_threshold(info, threshold, chosen_on(validation, findings))
     held: dict[str, Any] = {}
-    for title, table in tables.items():
-        digest = {"cases_digest": table_digest(case_digests(table, table.check(events)))}
+    for title, whole_table in tables.items():
+        findings = whole_table.check(events, validation)
+        require_usable(findings)
+        tested = whole_table.where(lambda case: case.split == TEST_SPLIT)
+        table = tested if len(tested) else whole_table
+        if len(table) < len(whole_table):
+            events.log(f"{title}: measured on the {len(table)} cases of the split test, not on the {len(whole_table) - len(table)} others.")
+        digest = {"cases_digest": table_digest(case_digests(table, findings))}
         measured = {
             which: figures(measure(segmenter, table, events, f"{title}: {_WHICH[which]}")) for which, segmenter in {**segmenters, **chosen}.items()
         }

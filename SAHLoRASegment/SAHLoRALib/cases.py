@@ -9,10 +9,10 @@ cases.csv has a header and one row a case. Paths are relative to the file. Comma
 | mask | label map or Slicer segmentation (.seg.nrrd) on the scan's grid; may be empty where haemorrhage is `no` |
 | patient | scans of one patient stay together in folds; the case's name when the column is missing |
 | site | free text |
-| segment | which segments or label values are haemorrhage, several separated by a bar: `1\\|2`; not needed when there is one only |
+| segment | which segments or label values are haemorrhage, several separated by a bar: `1\\|2`, `*` for all; not needed when there is one only |
 | haemorrhage | `no` for a patient without: then, and only then, the mask may be empty |
 | series | number, description or UID of the DICOM series |
-| split | `train`, `test` …: no patient may be in two |
+| split | `train`, `validation`, `test`: no patient may be in two; `test` is kept for a later test of the finished model |
 """
 
 from __future__ import annotations
@@ -34,13 +34,15 @@ from .ct import CTVolume, read_ct, read_label
 from .errors import CaseError, SAHLoRAError, one_line
 from .events import Events
 from .files import write_text
-from .images import open_image
+from .images import open_image, segment_names
 from .layouts import find_cases, split_name
 
 if TYPE_CHECKING:
     from .case_check import Finding
 
 _COLUMNS = ("case", "image", "mask", "patient", "site", "segment", "haemorrhage", "series", "split")
+#: Rows of a split that is kept for a later, independent test; what a split of validation cases is called.
+TEST_SPLIT, VALIDATION_SPLITS = "test", ("validation", "valid", "val")
 _YES_NO = {"": None, "yes": True, "y": True, "true": True, "1": True, "no": False, "n": False, "false": False, "0": False, "none": False}
 NOT_IN_FILE_NAMES = re.compile(r'[/\\:*?"<>|\x00-\x1f]|^[. ]|[. ]$')
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
@@ -201,17 +203,23 @@ class CaseTable:
         return check_cases(self, events or Events(), against)
 
 
-def read_annotation(path: Path, ct: CTVolume, segment: str | None = None) -> np.ndarray:
+def read_annotation(path: Path, ct: CTVolume, segment: str | None = None, where: str = "in the column segment") -> np.ndarray:
     """A mask file on the scan's grid: (slices, rows, columns) bool, canonical order; more careful than `read_label`.
 
-    segment: names or label values that are haemorrhage, several separated by a bar. Raises CaseError, for a file that is cut short and for a mask
-    with several labels of which none is chosen too.
+    segment: names or label values that are haemorrhage, several separated by a bar, * for all. Raises CaseError, for a file that is cut short and
+    for a mask with several labels of which none is chosen too; where: the place to choose them.
     """
     require_complete(path)
     wanted = [part.strip() for part in (segment or "").split("|") if part.strip()]
+    if wanted == ["*"]:
+        names = segment_names(path)
+        if names is None:
+            _check_labels(path, where, several=True)
+            return read_label(path, ct)
+        wanted = names
     if wanted:
         return np.logical_or.reduce([read_label(path, ct, part) for part in wanted])
-    _check_labels(path)
+    _check_labels(path, where)
     return read_label(path, ct)
 
 
@@ -234,15 +242,16 @@ def require_complete(path: Path) -> None:
         raise CaseError(f"{path} is cut short or damaged. Copy or export it again.")
 
 
-def _check_labels(path: Path) -> None:
-    """Raise CaseError where a mask is not plainly 0 and one other label."""
+def _check_labels(path: Path, where: str, several: bool = False) -> None:
+    """Raise CaseError where a mask is not plainly 0 and one other label, or several where they may be."""
     values = label_values(path)
-    if values is None or values == () or (len(values) == 1 and values[0] >= 1):
+    labels = values is not None and len(values) <= 64 and all(v >= 1 and v == int(v) for v in values)
+    if values is None or (several and labels) or values == () or (len(values) == 1 and values[0] >= 1):
         return
     shown = ", ".join(f"{v:g}" for v in values[:8]) + (" …" if len(values) > 8 else "")
-    if len(values) <= 64 and all(v >= 1 and v == int(v) for v in values):
+    if labels:
         example = "|".join(f"{v:g}" for v in values[:2])
-        raise CaseError(f"{path} holds several labels ({shown}). Say which are haemorrhage in the column segment, for example {example}.")
+        raise CaseError(f"{path} holds several labels ({shown}). Say which are haemorrhage {where}, for example {example}, or * for all.")
     raise CaseError(f"{path} is not a mask of 0 and 1; it holds {shown}. Export the segmentation as a label map.")
 
 

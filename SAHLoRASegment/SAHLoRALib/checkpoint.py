@@ -42,7 +42,8 @@ def read_checkpoint(folder: Path | str) -> tuple[dict[str, Tensor], dict[str, An
     try:
         with safe_open(path, framework="pt") as file:
             state = json.loads((file.metadata() or {})[_KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # Copies: what still points into the file keeps it open, and Windows then lets nobody replace it.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         version = state["format_version"]
     except (SafetensorError, OSError, *DAMAGED) as error:
         raise ModelError(f"The checkpoint {path} is damaged ({one_line(error)}); delete it to start the training anew.") from error

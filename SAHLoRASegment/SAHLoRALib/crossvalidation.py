@@ -23,7 +23,7 @@ from typing import Any
 
 from .batch import Within
 from .case_check import Finding, patient_volumes, require_usable
-from .cases import CaseTable
+from .cases import TEST_SPLIT, VALIDATION_SPLITS, CaseTable
 from .cohort import Cohort, case_digests
 from .continuation import FOLD_RUNS, FOLDS, RUNS, Continuation
 from .device import choose_compute
@@ -42,6 +42,7 @@ from .runs import (
     copy_file,
     effective,
     execute,
+    relabelled,
     run_digest,
     wait_for_all,
 )
@@ -50,8 +51,6 @@ from .training import fit, save_model
 from .training_config import TrainingConfig
 from .weights import ModelInfo, read_info
 
-#: Rows of a split that is kept for a later, independent test.
-TEST_SPLIT = "test"
 #: So many patients without haemorrhage are worth one for validation.
 FEW = 5
 #: Measures in the header of the final model.
@@ -86,8 +85,12 @@ def usable_cases(table: CaseTable, events: Events) -> Usable:
         events.log(f"{len(table) - len(kept)} cases of the split test are left out; they are for testing the finished model.")
     if not len(kept):
         raise CaseError("All cases of the table belong to the split test, so there is nothing to train on.")
-    findings = kept.check(events)
+    findings = table.check(events)  # all of it: a patient or a scan of the test must not stand in the training too
     require_usable(findings)
+    names = {case.case for case in kept}
+    findings = [finding for finding in findings if finding.case in names]
+    if named := sum(case.split in VALIDATION_SPLITS for case in kept):
+        events.log(f"{named} cases of the split validation take part in the folds like all others; they are kept apart with --folds 0 only.")
     _tell_warnings(findings, events)
     volumes = patient_volumes(kept, findings)
     if not any(ml > 0 for ml in volumes.values()):
@@ -167,6 +170,7 @@ def cross_validate(
         for number, run in enumerate(runs):
             place = (number, len(runs) + more)
             results.append(execute(run, cohort, output / RUNS, events, place=place, group=group, start=starts.get(number)))
+    results = [relabelled(result, usable.table) for result in results]
     evaluation = summarise([row for result in results for row in result.rows], edges=edges, resamples=resamples, seed=seed)
     if group.leads:
         evaluation.write(output)
@@ -204,13 +208,14 @@ def train_final(
     names = tuple(case.case for case in usable.table)
     config = effective(config, cohort.base)
     cache = cohort.slices(names, config.grid, events)
-    per_epoch = config.steps_per_epoch or max(1, math.ceil(len(cache.positives) / max(1, round(config.batch * config.positive_share))))
+    per_epoch = config.epoch_steps(len(cache.positives))
     config = replace(config, steps=max(1, round(mean(result.best_epoch for _, result in validated.runs) * per_epoch)))
     measured = header_figures(validated)
     digest = run_digest(config, cohort.base, (names, (), ()), usable.digests, start)
     method, rank, label = method_of(config)
     run = Run(method, rank, f"{label}, all cases", None, config, names, (), (), digest)
-    if (info := _already(target, digest, measured, half)) is not None:
+    header = {"description": description, "licence": licence, "told": dict(told or {})}
+    if (info := _already(target, digest, measured, half, header)) is not None:
         events.log(f"{target} is finished already.")
         return info
     before = len(validated.runs)
@@ -277,14 +282,16 @@ def _tell_warnings(findings: Sequence[Finding], events: Events) -> None:
         events.log(f"{shown}: {warning}", "warning")
 
 
-def _already(target: Path, digest: str, measured: Mapping[str, Any], half: bool) -> ModelInfo | None:
-    """The model, if this training with these figures wrote it, in this precision."""
+def _already(target: Path, digest: str, measured: Mapping[str, Any], half: bool, header: Mapping[str, Any]) -> ModelInfo | None:
+    """The model, if this training with these figures wrote it, in this precision and with these words (description, licence, told)."""
     try:
         info = read_info(target) if target.is_file() else None
     except SAHLoRAError:
         return None
-    same = info is not None and info.training.get("run") == digest and info.training.get("figures") == _fingerprint(measured) and info.half == half
-    return info if same else None
+    if info is None or info.training.get("run") != digest or info.training.get("figures") != _fingerprint(measured) or info.half != half:
+        return None
+    words = (info.description, info.licence, {name: info.training.get(name) for name in header["told"]})
+    return info if words == (header["description"], header["licence"], header["told"]) else None
 
 
 def _fingerprint(figures: Mapping[str, Any]) -> str:

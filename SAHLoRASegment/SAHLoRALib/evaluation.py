@@ -108,7 +108,7 @@ def evaluate_case(case: Case, prediction: Path, probability: Path | None = None,
     """`case_metrics` of one mask file (and probability file), with case, patient and site. Errors name the case."""
     ct, reference = case.read()
     try:
-        mask = read_annotation(prediction, ct, segment)
+        mask = read_annotation(prediction, ct, segment, "with --prediction-segment")
         values = None if probability is None else read_probability(probability, ct)
         return {**labels_of(case), **case_metrics(mask, values, reference, ct)}
     except SAHLoRAError as error:

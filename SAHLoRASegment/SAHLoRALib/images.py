@@ -148,6 +148,12 @@ def read_label(path: Path | str, ct: CTVolume | None, segment: str | None = None
     return np.ascontiguousarray(array) if ct is None else _place(array, storage, ct, path)
 
 
+def segment_names(path: Path | str) -> list[str] | None:
+    """Of a Slicer segmentation; None for a label map. Raises CaseError."""
+    path = Path(path)
+    return list(_segments(open_image(path, CaseError), path)) or None
+
+
 def _segments(image: sitk.Image, path: Path) -> dict[str, tuple[int, int]]:
     """Name → (label value, layer) of the segments in a .seg.nrrd header. Raises CaseError for numbers that are none."""
     keys = set(image.GetMetaDataKeys())

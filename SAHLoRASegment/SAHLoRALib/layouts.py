@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +22,7 @@ IMAGE_SUFFIXES = (".seg.nrrd", ".nii.gz", ".nrrd", ".nhdr", ".nii", ".mha", ".mh
 #: Folders that lie side by side: scans and masks.
 FOLDER_PAIRS = (
     ("imagesTr", "labelsTr"), ("ct_scans", "masks"), ("images", "masks"), ("images", "labels"), ("images", "segmentations"), ("scans", "masks"),
-    ("ct", "masks"), ("ct", "mask"), ("image", "mask"), ("image", "label"),
+    ("ct", "masks"), ("ct", "mask"), ("image", "mask"), ("image", "label"), ("images", "ground truths"), ("data", "label"), ("data", "labels"),
 )  # fmt: skip
 #: Files and folders among which DICOM is looked for.
 _LOOKED_THROUGH = 1000
@@ -90,8 +90,8 @@ def _side_by_side(folder: Path) -> Layout | None:
     for images, masks in FOLDER_PAIRS:
         if images.lower() in by_name and masks.lower() in by_name:
             layout = Layout()
-            scans = _keyed(_scans(by_name[images.lower()], layout), layout)
             labels = _keyed(((split[0], p) for p in _visible(by_name[masks.lower()]) if (split := split_name(p))), layout)
+            scans = _keyed(_scans(by_name[images.lower()], layout, labels), layout)
             diagnosis = _ct_ich_diagnosis(folder)
             layout.one_patient_each = bool(diagnosis)  # its numbers are patients' numbers, one scan each
             _pair(scans, labels, layout, diagnosis)
@@ -99,14 +99,14 @@ def _side_by_side(folder: Path) -> Layout | None:
     return None
 
 
-def _scans(folder: Path, layout: Layout) -> Iterator[tuple[str, Path]]:
-    """Name and path of every scan; of nnU-Net's channels (_0000, _0001 …) the first."""
+def _scans(folder: Path, layout: Layout, labels: Container[str]) -> Iterator[tuple[str, Path]]:
+    """Name and path of every scan; of nnU-Net's channels (_0000, _0001 …) the first. A number that the label has too is no channel (Decathlon)."""
     for path in _visible(folder):
         split = split_name(path)
         if path.is_dir() and _holds_dicom(path):
             yield path.name, path
         elif split:
-            channel = _CHANNEL.match(split[0]) if folder.name.lower() == "imagestr" else None
+            channel = _CHANNEL.match(split[0]) if folder.name.lower() == "imagestr" and split[0] not in labels else None
             if channel and channel[2] != "0000":
                 layout.warnings.append(f"{path.name} is a further channel and is left out.")
             else:

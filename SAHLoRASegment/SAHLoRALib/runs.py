@@ -25,6 +25,7 @@ import torch
 
 from . import __version__
 from .batch import Within
+from .cases import CaseTable
 from .checkpoint import FILE_NAME as CHECKPOINT
 from .cohort import Cohort
 from .ct import write_segmentation
@@ -153,6 +154,11 @@ def finished(run: Run, folder: Path) -> RunResult | None:
     return None
 
 
+def relabelled(result: RunResult, table: CaseTable) -> RunResult:
+    """The result with patient and site of the table as it is now: they may have been corrected since the run, which depends on the voxels only."""
+    return replace(result, rows=[row | labels_of(table[row["case"]]) for row in result.rows])
+
+
 def execute(
     run: Run, cohort: Cohort, folder: Path, events: Events, *, place: tuple[int, int] = (0, 1), stage: str = "Training", group: Group | None = None,
     start: ModelInfo | None = None,
@@ -197,7 +203,8 @@ def execute(
         result = replace(
             result, trainable=trained.trainable, file_bytes=(here / MODEL).stat().st_size, seconds=round(trained.seconds, 3),
             peak_memory_mb=round(trained.peak_memory_mb, 1), steps=trained.steps, best_step=trained.best_step,
-            best_epoch=trained.best_step / max(1, trained.history[0]["step"]), stopped_early=trained.stopped_early, threshold=trained.threshold,
+            best_epoch=trained.best_step / config.epoch_steps(len(caches[0].positives)),
+            stopped_early=trained.stopped_early, threshold=trained.threshold,
             validation=trained.best.as_dict() if trained.best else None, history=trained.history, computing=" ".join(trained.notes),
         )  # fmt: skip
     began = time.monotonic()

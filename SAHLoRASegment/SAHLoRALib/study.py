@@ -22,7 +22,7 @@ from .files import alone, write_text
 from .folds import Folds, folds_for
 from .parallel import Group
 from .provenance import program, table_digest
-from .runs import ZERO_SHOT, ZERO_SHOT_CHOSEN, Run, RunResult, effective, execute, finished, run_digest, tidy
+from .runs import ZERO_SHOT, ZERO_SHOT_CHOSEN, Run, RunResult, effective, execute, finished, relabelled, run_digest, tidy
 from .study_config import StudyConfig
 from .study_tables import Tables, choose_reference, make_tables
 from .training_config import TrainingConfig
@@ -90,7 +90,7 @@ def run_study(config: StudyConfig, events: Events, executor: Executor | None = N
         outcomes = (executor or in_this_process(group))(work, runs, events)
         if not group.leads:
             return StudyResult(None, None, (), (), 0)
-    done = tuple((run, result) for run in runs if isinstance(result := outcomes[run.digest], RunResult))
+    done = tuple((run, relabelled(result, usable.table)) for run in runs if isinstance(result := outcomes[run.digest], RunResult))
     failed = tuple((run, reason) for run in runs if isinstance(reason := outcomes[run.digest], str))
     tables = _tables(config, runs, done, base)
     if tables is None:

@@ -120,6 +120,10 @@ class TrainingConfig:
         if self.grid.multiple % multiple:
             object.__setattr__(self, "grid", replace(self.grid, multiple=math.lcm(self.grid.multiple, multiple)))
 
+    def epoch_steps(self, positives: int) -> int:
+        """Steps in an epoch: as they are set, else so many that each of the slices with blood is drawn once."""
+        return self.steps_per_epoch or max(1, math.ceil(positives / max(1, round(self.batch * self.positive_share))))
+
     @property
     def modules(self) -> tuple[str, ...]:
         """The modules that learn or are adapted."""

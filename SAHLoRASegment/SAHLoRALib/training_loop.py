@@ -57,7 +57,7 @@ class TrainingLoop:
         self.optimiser = torch.optim.AdamW(self.parameters, lr=config.rate, weight_decay=config.weight_decay)
         self.average = {name: t.detach().clone() for name, t in self.moving.items()} if config.ema else {}
         self.best_weights: dict[str, Tensor] = {}
-        self.steps_per_epoch = config.steps_per_epoch or max(1, math.ceil(len(train.positives) / max(1, round(config.batch * config.positive_share))))
+        self.steps_per_epoch = config.epoch_steps(len(train.positives))
         self.total = config.steps or config.epochs * self.steps_per_epoch
         self.step = 0
         self.best: Score | None = None

@@ -155,7 +155,7 @@ def save_adapter(
 def record_metrics(info: ModelInfo, metrics: Mapping[str, Any]) -> ModelInfo:
     """Write the file of `info` anew with these metrics in its header; the tensors, their digest and the rest stay. Raises ModelError, OutputError."""
     with _opened(info.path) as file:
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        state = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (copies, or Windows lets nobody replace the file)
     if digest(state) != info.digest:
         raise ModelError(f"The weights in {info.path} do not match their digest: the file is damaged or was changed; copy it again.")
     return _write(state, replace(info, metrics=dict(metrics)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
@@ -38,6 +38,10 @@ class Arguments(Common):
     """mL between the strata; without them the tertiles of the annotated volumes."""
     segment: str | None = None
     """Which segment or label of the annotations is haemorrhage, where a row does not say."""
+    prediction_segment: str | None = None
+    """Which segment or label of the predicted masks is haemorrhage: one, several as in 1|3, or * for all; not needed where there is only one."""
+    split: Literal["test", "training"] | None = None
+    """Only the cases that the table's column split calls test, or only all others. Without it all are compared."""
     resamples: int = 2000
     """Of the bootstrap."""
     seed: int = 0
@@ -46,17 +50,23 @@ class Arguments(Common):
 
 def run(arguments: Arguments, events: Events) -> int:
     """Returns the exit code. Raises CaseError, ConfigError."""
-    from ..cases import CaseTable
+    from ..cases import TEST_SPLIT, CaseTable
+    from ..errors import CaseError
     from ..evaluation import evaluate
 
     cases = CaseTable.read(arguments.cases, arguments.segment)
     for warning in cases.warnings:
         events.log(warning, "warning")
+    if arguments.split is not None:
+        cases = cases.where(lambda case: (case.split == TEST_SPLIT) == (arguments.split == "test"))
+        if not len(cases):
+            raise CaseError(f"{arguments.cases} has no cases of the split {arguments.split}; its column split says test for those of the test.")
     result = evaluate(
         arguments.predictions,
         cases,
         arguments.output,
         edges=arguments.edges or None,
+        segment=arguments.prediction_segment,
         events=events,
         resamples=arguments.resamples,
         seed=arguments.seed,

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from ..training_config import TrainingConfig
     from ..weights import ModelInfo
 
-#: What the column split may say of a validation case.
-_VALIDATION = ("validation", "valid", "val")
 #: What is kept for validation where nothing is said, and from how many patients on.
 DEFAULT_SHARE, FEWEST_PATIENTS = 0.2, 5
 
@@ -112,7 +110,7 @@ def chosen_cases(arguments: TrainingArguments, events: Events) -> tuple[CaseTabl
     Raises CaseError that names every case with a problem.
     """
     from ..case_check import patient_volumes, require_usable
-    from ..cases import CaseTable
+    from ..cases import TEST_SPLIT, VALIDATION_SPLITS, CaseTable
     from ..cohort import case_digests
     from ..folds import split_validation
 
@@ -127,15 +125,15 @@ def chosen_cases(arguments: TrainingArguments, events: Events) -> tuple[CaseTabl
         events.log(warning, "warning")
     findings = table.check(events, other)
     require_usable([*findings, *(other.check(events) if other is not None else ())])
-    usable = table.where(lambda case: case.split != "test")
+    usable = table.where(lambda case: case.split != TEST_SPLIT)
     if len(usable) == 0:
         raise CaseError(f"All cases of {arguments.cases} are test cases; there is none to train on.")
     digests = case_digests(usable, findings)
     if other is not None:
         return usable, other, digests
-    named = usable.where(lambda case: case.split in _VALIDATION)
+    named = usable.where(lambda case: case.split in VALIDATION_SPLITS)
     if len(named) and not share:
-        return usable.where(lambda case: case.split not in _VALIDATION), named, digests
+        return usable.where(lambda case: case.split not in VALIDATION_SPLITS), named, digests
     if share is None:
         share = DEFAULT_SHARE if len(usable.patients) >= FEWEST_PATIENTS else 0.0
     if share == 0.0:

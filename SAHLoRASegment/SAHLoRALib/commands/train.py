@@ -91,6 +91,7 @@ def _cross_validated(arguments: Arguments, config: TrainingConfig, base: ModelIn
     from ..continuation import continue_from
     from ..crossvalidation import RUNS, cross_validate, processes, train_final, usable_cases
     from ..evaluation import check_edges
+    from ..files import alone
     from ..report import write_training_report
     from ..runs import effective
     from ..targets import check_own, model_target
@@ -108,6 +109,11 @@ def _cross_validated(arguments: Arguments, config: TrainingConfig, base: ModelIn
     if start is not None:
         former = arguments.former_run or Path("runs") / start.name
         going_on = continue_from(start, former, events, named=arguments.former_run is not None)
+        if share:
+            events.log(
+                f"Weights and threshold are chosen on patients of whom {start.name} may have learnt some, so its own habits are favoured there; the "
+                "folds' figures are of patients that it has not seen."
+            )
     table = CaseTable.read(arguments.cases, arguments.segment)
     with processes(config) as group:
         events = events if group.leads else Events(arguments.cancel_file)
@@ -115,7 +121,8 @@ def _cross_validated(arguments: Arguments, config: TrainingConfig, base: ModelIn
             events.log(warning, "warning")
         usable = usable_cases(table, events)
         if arguments.fresh and group.leads:
-            shutil.rmtree(output / RUNS, ignore_errors=True)
+            with alone(output):  # not under another run's hands
+                shutil.rmtree(output / RUNS, ignore_errors=True)
         cohort = Cohort(usable.table, base, config.memory_gb)
         validated = cross_validate(
             config, cohort, usable, output, events, count=arguments.folds, validation=share, seed=config.seed, edges=arguments.edges or None,
