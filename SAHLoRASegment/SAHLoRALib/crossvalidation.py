@@ -90,7 +90,7 @@ def usable_cases(table: CaseTable, events: Events) -> Usable:
     names = {case.case for case in kept}
     findings = [finding for finding in findings if finding.case in names]
     if named := sum(case.split in VALIDATION_SPLITS for case in kept):
-        events.log(f"{named} cases of the split validation take part in the folds like all others; they are kept apart with --folds 0 only.")
+        events.log(f"Cases of the split validation ({named}) take part in the folds like all others; they are kept apart with --folds 0 only.")
     _tell_warnings(findings, events)
     volumes = patient_volumes(kept, findings)
     if not any(ml > 0 for ml in volumes.values()):

@@ -13,7 +13,7 @@ from SAHLoRALib.adapters import AdapterConfig, adapter_state, attach, load_adapt
 from SAHLoRALib.card import card_text, make_card
 from SAHLoRALib.cases import CaseTable
 from SAHLoRALib.cli import main
-from SAHLoRALib.errors import ModelError
+from SAHLoRALib.errors import CaseError, ModelError
 from SAHLoRALib.measured import headline
 from SAHLoRALib.metrics import dice
 from SAHLoRALib.runs import load_segmenter
@@ -194,3 +194,40 @@ def test_a_bundled_models_card_tells_what_its_header_tells(model: Path) -> None:
     card = model.with_suffix(".md").read_text(encoding="utf-8")
     commands = card.split("```")[1] if "```" in card else ""
     assert card == card_text(read_info(model), commands)
+
+
+def split(cases: Path, *marks: str) -> Path:
+    lines = cases.read_text(encoding="utf-8").splitlines()
+    cases.write_text("\n".join(f"{line},{mark}" for line, mark in zip(lines, ("split", *marks), strict=True)) + "\n", encoding="utf-8")
+    return cases
+
+
+def test_of_a_table_with_test_cases_only_these_are_measured(tmp_path, base, cases):
+    split(cases, "train", "test", "test")
+    make_card(base, None, {"all": CaseTable.read(cases)}, tmp_path / "card.md")
+    assert read_info(base.path).metrics["held_out"]["all"]["patients"] == 2
+
+
+def test_cases_that_chose_the_threshold_or_stand_in_two_splits_are_not_measured(tmp_path, base, cases):
+    table = CaseTable.read(cases)
+    with pytest.raises(CaseError, match=r"also|same|both"):
+        make_card(some_adapter(base), base, {"held out": table}, tmp_path / "card.md", validation=table)
+    twice = save_cohort(tmp_path / "twice", (2, 4, 6), ("p0", "p1", "p0"))
+    with pytest.raises(CaseError, match="several splits"):
+        make_card(base, None, {"held out": CaseTable.read(split(twice, "train", "test", "test"))}, tmp_path / "card.md")
+    assert not (tmp_path / "card.md").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="where a file is mapped can be read on Linux only")
+def test_no_weight_file_is_held_open_where_it_is_replaced(tmp_path, base, monkeypatch):
+    """Windows refuses to replace a file that somebody still points into."""
+    from SAHLoRALib import weights
+    from SAHLoRALib.checkpoint import read_checkpoint, write_checkpoint
+
+    real, mapped = weights._write, []
+    monkeypatch.setattr(weights, "_write", lambda *given: mapped.append(str(base.path) in Path("/proc/self/maps").read_text()) or real(*given))
+    record_metrics(base, {"dice": 0.5})
+    assert mapped == [False]
+    path = write_checkpoint(tmp_path, {"a": torch.ones(9999)}, {})
+    found = read_checkpoint(tmp_path)
+    assert found is not None and str(path) not in Path("/proc/self/maps").read_text()

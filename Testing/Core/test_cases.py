@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from SAHLoRALib.case_check import findings_table, patient_volumes, require_usable
-from SAHLoRALib.cases import Case, CaseTable
+from SAHLoRALib.cases import Case, CaseTable, read_annotation
 from SAHLoRALib.complete import is_complete
 from SAHLoRALib.ct import ct_from_image, write_segmentation
 from SAHLoRALib.errors import Cancelled, CaseError, ScanError
@@ -398,3 +398,34 @@ def test_dicom_is_not_looked_for_through_a_whole_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(layouts, "split_name", lambda path: ("a", ".nrrd"))
     walked.clear()
     assert not layouts._holds_dicom(tmp_path / "a") and len(walked) <= 30
+
+
+@pytest.mark.parametrize(("images", "masks"), [("data", "label"), ("images", "ground truths"), ("imagesTr", "labelsTr")])
+def test_folders_of_public_data_sets_are_paired(tmp_path, images, masks):
+    for folder, suffix in ((images, ".nii.gz"), (masks, ".nii.gz")):
+        for name in ("head_0001", "head_0002"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / f"{name}{suffix}").write_bytes(b"")
+    layout = find_cases(tmp_path)
+    assert [found.name for found in layout.cases] == ["head_0001", "head_0002"] and not layout.incomplete and not layout.warnings
+
+
+def test_a_star_takes_all_labels_and_all_segments(tmp_path):
+    image = sitk.GetImageFromArray(head())
+    image.SetSpacing(SPACING)
+    ct = ct_from_image(image, check=False)
+    array = np.zeros(SHAPE, np.uint8)
+    array[3, 10:14, 10:14], array[4, 10:14, 10:14] = 1, 5
+    several = sitk.GetImageFromArray(array)
+    several.CopyInformation(image)
+    sitk.WriteImage(several, str(tmp_path / "several.nii.gz"))
+    with pytest.raises(CaseError, match=r"for example 1\|5, or \* for all"):
+        read_annotation(tmp_path / "several.nii.gz", ct)
+    assert read_annotation(tmp_path / "several.nii.gz", ct, "*").sum() == 32
+    for n, value in enumerate((1, 5)):
+        several.SetMetaData(f"Segment{n}_ID", f"s{n}")
+        several.SetMetaData(f"Segment{n}_Name", f"part {n}")
+        several.SetMetaData(f"Segment{n}_LabelValue", str(value))
+        several.SetMetaData(f"Segment{n}_Layer", "0")
+    sitk.WriteImage(several, str(tmp_path / "several.seg.nrrd"))
+    assert read_annotation(tmp_path / "several.seg.nrrd", ct, "*").sum() == 32

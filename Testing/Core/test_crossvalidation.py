@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from SAHLoRALib.crossvalidation import CrossValidation, Usable, cross_validate, 
 from SAHLoRALib.errors import Cancelled, CaseError
 from SAHLoRALib.evaluation import ALL, evaluate
 from SAHLoRALib.events import Events
+from SAHLoRALib.files import alone
 from SAHLoRALib.folds import Folds, make_folds
 from SAHLoRALib.measured import cross_validated
 from SAHLoRALib.runs import Run, finished
@@ -273,3 +275,59 @@ def test_result_of_another_digest_does_not_count_as_finished(tmp_path: Path) -> 
     assert finished(run, tmp_path / "work" / "runs") is not None
     # The folder's name holds ten digits only; the file holds them all.
     assert finished(replace(run, digest=run.digest[:10] + "0" * 54), tmp_path / "work" / "runs") is None
+
+
+def with_column(path: Path, name: str, values: tuple[str, ...]) -> Path:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join(f"{line},{value}" for line, value in zip(lines, (name, *values), strict=True)) + "\n", encoding="utf-8")
+    return path
+
+
+def test_a_test_patient_or_a_test_scan_among_the_training_is_refused_in_cross_validation_too(tmp_path: Path) -> None:
+    same_patient = with_column(save_cohort(tmp_path / "a", (3, 4, 5), ("p0", "p1", "p0")), "split", ("train", "train", "test"))
+    with pytest.raises(CaseError, match=r"p0 is in several splits"):
+        usable_cases(CaseTable.read(same_patient), Events())
+    same_scan = with_column(save_cohort(tmp_path / "b", (3, 4, 5)), "split", ("train", "train", "test"))
+    for file in ("ct", "mask"):
+        (tmp_path / "b" / "a02" / f"{file}.nrrd").write_bytes((tmp_path / "b" / "a00" / f"{file}.nrrd").read_bytes())
+    with pytest.raises(CaseError, match="same scan"):
+        usable_cases(CaseTable.read(same_scan), Events())
+
+
+def test_cases_of_the_split_validation_are_said_to_be_in_the_folds(tmp_path: Path) -> None:
+    events = CancelAfter()
+    usable = usable_cases(CaseTable.read(with_column(save_cohort(tmp_path, (3, 4, 5)), "split", ("", "validation", ""))), events)
+    assert len(usable.table) == 3
+    assert any("the split validation (1) take part" in str(fields) for _, fields in events.told)
+
+
+def test_other_words_for_the_header_are_taken_without_training_anew(tmp_path: Path, models: Path) -> None:
+    cases = save_cohort(tmp_path / "cases", SIZES)
+    assert train(cases, tmp_path) == 0
+    first = read_info(models / "mine.safetensors")
+    assert train(cases, tmp_path, "--description", "Ours.", "--lesion", "subarachnoid", "--licence", "CC0-1.0") == 0
+    again = read_info(models / "mine.safetensors")
+    assert (again.description, again.licence, again.training["lesion"]) == ("Ours.", "CC0-1.0", "subarachnoid")
+    assert again.digest == first.digest
+
+
+def test_a_training_shorter_than_an_epoch_keeps_its_length_for_all_cases(tmp_path: Path) -> None:
+    base = save_tiny_base(tmp_path)
+    usable, cohort = prepared(save_cohort(tmp_path, SIZES), base)
+    config = replace(quick(), steps=3, steps_per_epoch=12)
+    validated = cross_validate(config, cohort, usable, tmp_path / "work", Events(), validation=0, resamples=50)
+    assert [result.best_epoch for _, result in validated.runs] == [0.25] * 3
+    info = train_final(config, cohort, usable, validated, tmp_path / "work", tmp_path / "final.safetensors", Events())
+    assert info.training["steps"] == 3
+
+
+def test_fresh_does_not_take_the_runs_of_a_training_that_is_at_work(tmp_path: Path, models: Path, capsys: Capture) -> None:
+    cases = save_cohort(tmp_path / "cases", SIZES)
+    kept = tmp_path / "work" / "runs" / "fold" / "checkpoint.safetensors"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("half done")
+    with alone(tmp_path / "work"):
+        assert train(cases, tmp_path, "--fresh") == 2
+    assert "Another SAHLoRA run" in capsys.readouterr().err and kept.is_file()
+    assert train(cases, tmp_path, "--fresh") == 0
+    assert not kept.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -213,3 +214,24 @@ def test_evaluation_stops_when_asked(cohort: Path) -> None:
     events.cancel()
     with pytest.raises(Cancelled):
         evaluate(cohort / "predicted", CaseTable.read(cohort), events=events)
+
+
+def test_all_labels_of_a_mask_and_the_test_cases_alone_are_compared_by_the_command(cohort: Path, tmp_path: Path, capsys) -> None:
+    from SAHLoRALib.cli import main
+
+    lines = (cohort / "cases.csv").read_text(encoding="utf-8").splitlines()
+    marks = ("split", "test", "test", *[""] * (len(lines) - 3))
+    (cohort / "cases.csv").write_text("\n".join(f"{line},{mark}" for line, mark in zip(lines, marks, strict=True)) + "\n", encoding="utf-8")
+    for name in SIZES:
+        array = square(SIZES[name])
+        array[3] *= 4
+        save(array, tmp_path / f"several/{name}.nrrd")
+    save(square(0), tmp_path / "several/e.nrrd")
+    command = ["evaluate", str(tmp_path / "several"), str(cohort / "cases.csv"), "--resamples", "50"]
+    assert main(command) == 2
+    assert "with --prediction-segment, for example 1|4, or * for all" in capsys.readouterr().err
+    assert main([*command, "--prediction-segment", "*", "--split", "test"]) == 0
+    told = capsys.readouterr().out
+    assert "all (n = 1)" in told and re.search(r"Dice +1\n", told)  # a and b are one patient
+    assert main([*command, "--prediction-segment", "1|4", "--split", "training"]) == 0
+    assert "all (n = 3)" in capsys.readouterr().out

@@ -354,3 +354,14 @@ def test_wrong_input_of_the_command_is_told_in_a_sentence(
     assert main(words) == 2
     said = capsys.readouterr().err
     assert told in " ".join(said.split()) and "Traceback" not in said
+
+
+def test_patients_that_were_corrected_count_for_runs_that_are_finished_too(tmp_path: Path) -> None:
+    config = small(tmp_path, ("zero-shot", "head"))
+    run_study(config, Events())
+    text = config.cases.read_text(encoding="utf-8")
+    config.cases.write_text(text.replace(",p02,", ",p00,"), encoding="utf-8")
+    tables = run_study(config, Events()).tables
+    assert tables is not None
+    for _, rows in tables.patients.groupby("label"):
+        assert sorted(rows["patient"]) == ["p00", "p01", "p03", "p04", "p05"]
