@@ -18,7 +18,7 @@ from .case_check import require_usable
 from .cases import TEST_SPLIT, Case, CaseTable
 from .cohort import case_digests, chosen_on, no_blood
 from .ct import CTVolume
-from .errors import SAHLoRAError
+from .errors import CaseError, SAHLoRAError
 from .evaluation import Evaluation, labels_of, summarise
 from .events import Events
 from .files import write_text
@@ -265,10 +265,12 @@ def make_card(
             info = _with_threshold(info, threshold, chosen_on(validation, findings))
     held: dict[str, Any] = {}
     for title, whole_table in tables.items():
-        findings = whole_table.check(events, validation)
-        require_usable(findings)
         tested = whole_table.where(lambda case: case.split == TEST_SPLIT)
         table = tested if len(tested) else whole_table
+        findings = table.check(events, validation)
+        require_usable(findings)
+        if both := sorted({case.patient for case in tested} & {case.patient for case in whole_table if case.split != TEST_SPLIT}):
+            raise CaseError(f"{title}: patient {', '.join(both)} is in several splits; keep all scans of a patient in one.")
         if len(table) < len(whole_table):
             events.log(f"{title}: measured on the {len(table)} cases of the split test, not on the {len(whole_table) - len(table)} others.")
         digest = {"cases_digest": table_digest(case_digests(table, findings))}

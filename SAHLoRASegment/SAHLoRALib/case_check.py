@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .ahead import in_order
-from .cases import Case, CaseTable
+from .cases import TEST_SPLIT, Case, CaseTable
 from .ct import CTVolume
 from .errors import CaseError, SAHLoRAError
 from .events import Events
@@ -74,6 +74,23 @@ def check_cases(table: CaseTable, events: Events, against: CaseTable | None = No
         findings.append(replace(finding, problems=tuple(problems)))
     events.progress("Checking cases", len(table), len(table))
     return findings + [Finding(name, "", problems=(problem,)) for name, problem in table.incomplete]
+
+
+def check_training(table: CaseTable, events: Events, against: CaseTable | None = None) -> list[Finding]:
+    """`check_cases` of all that is trained on. Cases of the split test need not be there nor be annotated yet; they must only share no patient and no
+    scan with the others. against: a table of validation cases.
+    """
+    kept, tests = (table.where(lambda case, test=test: (case.split == TEST_SPLIT) == test) for test in (False, True))  # type: ignore[misc]
+    findings = [*check_cases(kept, events, against), *(Finding(name, "", problems=(problem,)) for name, problem in table.incomplete)]
+    elsewhere, patients = _other_scans(tests, events), {case.patient for case in tests}
+    for n, finding in enumerate(findings):
+        problems = list(finding.problems)
+        if finding.digest in elsewhere:
+            problems.append(f"It is the same scan as case {elsewhere[finding.digest]} of the split test: remove one of the two.")
+        if finding.patient in patients and finding.patient:
+            problems.append(f"Patient {finding.patient} is in several splits (test, too): keep all scans of a patient in one.")
+        findings[n] = replace(finding, problems=tuple(problems))
+    return findings
 
 
 def patient_volumes(table: CaseTable, findings: Iterable[Finding]) -> dict[str, float]:

@@ -22,7 +22,7 @@ from statistics import mean, median
 from typing import Any
 
 from .batch import Within
-from .case_check import Finding, patient_volumes, require_usable
+from .case_check import Finding, check_training, patient_volumes, require_usable
 from .cases import TEST_SPLIT, VALIDATION_SPLITS, CaseTable
 from .cohort import Cohort, case_digests
 from .continuation import FOLD_RUNS, FOLDS, RUNS, Continuation
@@ -85,10 +85,8 @@ def usable_cases(table: CaseTable, events: Events) -> Usable:
         events.log(f"{len(table) - len(kept)} cases of the split test are left out; they are for testing the finished model.")
     if not len(kept):
         raise CaseError("All cases of the table belong to the split test, so there is nothing to train on.")
-    findings = table.check(events)  # all of it: a patient or a scan of the test must not stand in the training too
+    findings = check_training(table, events)
     require_usable(findings)
-    names = {case.case for case in kept}
-    findings = [finding for finding in findings if finding.case in names]
     if named := sum(case.split in VALIDATION_SPLITS for case in kept):
         events.log(f"Cases of the split validation ({named}) take part in the folds like all others; they are kept apart with --folds 0 only.")
     _tell_warnings(findings, events)

@@ -12,6 +12,7 @@ import numpy as np
 
 from .dicomslices import Header, damaged_ct, is_dicom, read_header, read_slices, unsuited_because
 from .errors import ScanError
+from .seriesnames import names_agent, says_enhanced, says_native
 from .volume import CTVolume
 
 __all__ = ["SeriesInfo", "choose_series", "is_dicom", "list_series", "read_series"]
@@ -29,18 +30,10 @@ _PENALTIES = {
     "secondary": 20.0,
     "derived": 10.0,
 }
-#: Words of a scan with contrast agent, which costs more than thick slices and many of them bring.
-_ENHANCED = re.compile(
-    r"\b(?:contrast|kontrast|km\b|post\b(?! ?fossa)|c\+|with iv\b|w/? ?(?:iv|c)\b|ven(?:ous|ös|oes)|arteri(?:al|ell)|delayed|cow\b|willis)"
-    r"|(?<!\w)\+ ?c\b"
-)
-_ENHANCED_COSTS = 40.0
-_NO_AGENT = ("", "no", "n", "none", "nil", "0", "without", "ohne", "not applied", "unknown")
-#: A word after one that denies it says nothing of the series: non-contrast, w/o bone, wo iv contrast, without contrast. Low dose is no dose report.
-_DENIED = re.compile(
-    r"(?:\b(?:non|no|not|without|wo|ohne|sans|sin)|(?<!\w)w/o)[ -](?:iv |i\.v\. ?)?[^\s&/+]+"
-    r"|\b(?:ultra ?)?(?:low|reduced)[ -]?dose"
-)
+#: A scan with contrast agent, whose words are `seriesnames`'; an examination of head and neck; the same slices again and again.
+_ENHANCED_COSTS, _SPINE_COSTS, _DYNAMIC_COSTS = 40.0, 60.0, 60.0
+_WITHOUT = r"(?<!non )(?<!non-)(?<!no )(?<!without )(?<!w/o )(?<!ohne )"
+_LOW_DOSE = re.compile(r"\b(?:ultra ?)?(?:low|reduced)[ -]?dose")
 _HINTS = ("brain", "head", "soft", "std", "stnd", "standard", "routine", "cerebr", "cran", "hirn", "kopf", "schaedel", "schädel", "nativ", "plain")
 #: Sharp reconstruction kernels: GE's names, Siemens' B, H, J, Hr … of 50 and more, Canon's FC30s, FC50s and FC80s, Philips' D, E, L, YB to YE.
 _SHARP_KERNEL = re.compile(r"bone|edge|lung|sharp|detail|^[bhj][a-z]?[5-9]\d|^fc(3\d|5\d|8\d)|^(d|e|l|y[b-e])$", re.IGNORECASE)
@@ -127,11 +120,14 @@ def choose_series(folder: Path | str, wanted: str | None = None) -> tuple[Series
         reasons = "; ".join(f"{s.title}: {s.reason}" for s in found[:4])
         raise ScanError(f"{folder} holds no axial head CT series that can be used ({reasons}).")
     usable = [s for s in found if s.usable]
-    if len(_different(usable, "patient")) > 1:
-        raise ScanError(f"{folder} holds scans of {len(_different(usable, 'patient'))} patients; give each a folder of its own, or name a series.")
+    patients, examinations = len(_different(usable, "patient")), len(_different(usable, "study"))
+    if patients > 1 and examinations > 1:
+        raise ScanError(f"{folder} holds scans of {patients} patients; give each a folder of its own, or name a series.")
     told: list[str] = []
-    if (examinations := len(_different(usable, "study"))) > 1:
+    if examinations > 1:
         told.append(f"{folder} holds {examinations} examinations, and one series of one of them is segmented; give each a folder of its own.")
+    elif patients > 1:
+        told.append(f"The headers name {patients} patients in one examination, and one series is segmented; give each patient a folder of its own.")
     if len(found) > 1:
         others = "; ".join(f"{s.title} ({s.slices} slices: {s.reason})" for s in found[1:5])
         more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
@@ -172,6 +168,8 @@ def _rest_of(chosen: SeriesInfo, found: list[SeriesInfo]) -> tuple[str, ...]:
     if normal is None:
         return ()
     own = [height for h in chosen.headers if (height := h.height(normal)) is not None]
+    if not own:
+        return ()
     for other in found:
         heights = [height for h in other.headers if (height := h.height(normal)) is not None]
         if other is chosen or other.uid != chosen.uid or other.orientation != chosen.orientation or len(heights) < 3:
@@ -222,7 +220,8 @@ def _describe(headers: list[Header], damaged: tuple[Path, ...]) -> SeriesInfo:
     headers = list({(h.text("instance") or str(h.path), h.text("position")): h for h in headers}.values())
     first = headers[0]
     name = first.text("description") or first.text("protocol")
-    text = _DENIED.sub(" ", f"{name} {first.text('image_type')}".lower().replace("_", " ").replace("\\", " "))
+    words = name.lower().replace("_", " ").replace("\\", " ")
+    text = _LOW_DOSE.sub(" ", f"{words} {first.text('image_type').lower()}".replace("\\", " "))
     thickness = (first.numbers("thickness", 1) or (float("nan"),))[0]
     good: list[str] = []
     bad: list[str] = []
@@ -239,14 +238,22 @@ def _describe(headers: list[Header], damaged: tuple[Path, ...]) -> SeriesInfo:
     if any(word in f"{text} {first.text('protocol').lower()}" for word in _HINTS):
         score += 15
     for word, cost in _PENALTIES.items():
-        if re.search(rf"\b{word}", text):
+        if re.search(rf"{_WITHOUT}\b{word}", text):
             score -= cost
             bad.append(f"“{word}”")
-    enhanced = _ENHANCED.search(text)
-    agent = first.text("agent").lower() not in _NO_AGENT
-    if enhanced or agent:
+    enhanced = says_enhanced(words)
+    if not enhanced and names_agent(first.text("agent")) and not says_native(words):
+        enhanced = "contrast agent"
+    if enhanced:
         score -= _ENHANCED_COSTS
-        bad.append(f"“{enhanced[0]}”" if enhanced else "with contrast agent")
+        bad.append(f"“{enhanced}”")
+    if spine := next((w for w in _SPINE if re.search(rf"{_WITHOUT}\b{w}", text)), None):
+        score -= _SPINE_COSTS
+        bad.append(f"“{spine}”")
+    places = len({h.text("position") for h in headers})
+    if len(headers) >= 3 * places:  # perfusion, bolus tracking, or copies, which reading tells apart
+        score -= _DYNAMIC_COSTS
+        bad.append(f"{len(headers)} images at {places} positions")
     kernel = first.text("kernel").split("\\")[0]
     if _SHARP_KERNEL.search(kernel):
         score -= 50
@@ -258,7 +265,7 @@ def _describe(headers: list[Header], damaged: tuple[Path, ...]) -> SeriesInfo:
     if not 80 <= span <= 350:
         score -= 15
         bad.append(f"covers {span:.0f} mm")
-    refused = unsuited_because(headers) or _refusal(text) or _dynamic(headers)
+    refused = unsuited_because(headers) or _refusal(text)
     number = first.numbers("number", 1)
     return SeriesInfo(
         uid=first.text("uid"),
@@ -273,7 +280,7 @@ def _describe(headers: list[Header], damaged: tuple[Path, ...]) -> SeriesInfo:
         score=score,
         usable=refused is None,
         reason=refused or ", ".join([first.orientation_name(), *good, *(f"but {b}" for b in bad)]),
-        enhanced=agent or enhanced is not None,
+        enhanced=bool(enhanced),
         headers=tuple(headers),
         damaged=damaged,
     )
@@ -282,14 +289,8 @@ def _describe(headers: list[Header], damaged: tuple[Path, ...]) -> SeriesInfo:
 def _refusal(text: str) -> str | None:
     with_head = any(word in text for word in ("head", "brain", "cran", "kopf", "hirn", "schädel", "schaedel"))
     words = _REFUSED if with_head else (*_REFUSED, *_SPINE)
-    word = next((w for w in words if re.search(rf"\b{w}", text)), None)
+    word = next((w for w in words if re.search(rf"{_WITHOUT}\b{w}", text)), None)
     return f"“{word}” in its description" if word else None
-
-
-def _dynamic(headers: list[Header]) -> str | None:
-    """Why not, where the same slices were taken again and again: perfusion, bolus tracking. Twice may be copies, which reading tells."""
-    places = {h.text("position") for h in headers}
-    return f"{len(headers)} images at {len(places)} positions, a dynamic series" if len(headers) >= 3 * len(places) else None
 
 
 def _span(headers: list[Header]) -> float:

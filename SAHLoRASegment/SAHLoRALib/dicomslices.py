@@ -129,7 +129,7 @@ def read_header(path: Path) -> Header | None:
     keys = set(reader.GetMetaDataKeys())
     fields = {name: _clean(reader.GetMetaData(tag)) for name, tag in _TAGS.items() if tag in keys}
     if fields.get("patient"):
-        fields["patient"] = hashlib.blake2b(fields["patient"].encode(), key=_KEY, digest_size=8).hexdigest()
+        fields["patient"] = hashlib.blake2b(" ".join(fields["patient"].split()).casefold().encode(), key=_KEY, digest_size=8).hexdigest()
     return Header(path, fields)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
 from collections.abc import Iterable
@@ -12,13 +14,13 @@ import SimpleITK as sitk
 
 from .dicom import is_dicom
 from .images import quiet_itk
-from .layouts import split_name
+from .layouts import holds_dicom, split_name
 
 _STUDY_UID = "0020|000d"
 #: Endings of file names that are not scans when a folder is looked through; named by itself, such a file is taken.
-_NOT_SCANS = re.compile(
-    r"(^|[_\-. ])(masks?|seg|segmentations?|labels?(tr|ts)?|labelmaps?|probability|gt|ground[_\- ]?truths?|annotations?|roi)$", re.IGNORECASE
-)
+_NOT_SCANS = re.compile(r"(^|[_\-. ])(mask|masks|seg|segmentation|label|labels|labelmap|probability|gt|roi)$", re.IGNORECASE)
+#: Folders beside those of the scans in public data sets; looked through where there is nothing else.
+_FOLDERS_OF_MASKS = re.compile(r"masks?|segmentations?|labels?(tr|ts)?|labelmaps?|ground[_\- ]?truths?|annotations?", re.IGNORECASE)
 _FEWEST_SLICES = 3
 _LONGEST_NAME = 80
 #: Folders below the one that was named; a link that leads back up ends here.
@@ -81,13 +83,16 @@ def _scans(folder: Path, depth: int = 0) -> list[Path]:
     """The scans in a folder; [folder] where it is one study itself, nothing where it holds none."""
     entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
     files = [p for p in entries if p.is_file()]
-    if _is_result(files):
+    if depth and _is_result(folder, files):
         return []
     images = [p for p in files if (split := split_name(p)) and split[1] != ".seg.nrrd" and not _NOT_SCANS.search(split[0])]
     loose = [p for p in files if not images and p.name.upper() != "DICOMDIR" and is_dicom(p)]
-    folders = [p for p in entries if depth < _DEEPEST and p.is_dir() and not _NOT_SCANS.search(p.name)]
-    inside = {p: scans for p in folders if (scans := _scans(p, depth + 1))}
-    if loose and not inside:
+    folders = [p for p in entries if depth < _DEEPEST and p.is_dir()]
+    masks = [p for p in folders if _FOLDERS_OF_MASKS.fullmatch(p.name) and not holds_dicom(p)]
+    inside = {p: scans for p in folders if p not in masks and (scans := _scans(p, depth + 1))}
+    if not (images or loose or inside):  # then they are all that there is
+        inside = {p: scans for p in masks if (scans := _scans(p, depth + 1))}
+    if loose and not any(scan.is_dir() for scans in inside.values() for scan in scans):
         return [folder]
     if not images and inside and all(scans == [p] for p, scans in inside.items()) and _is_one_study([*inside, *loose[:1]]):
         return [folder]
@@ -96,10 +101,15 @@ def _scans(folder: Path, depth: int = 0) -> list[Path]:
     return sorted([*images, *stray, *(scan for scans in inside.values() for scan in scans)])
 
 
-def _is_result(files: list[Path]) -> bool:
+def _is_result(folder: Path, files: list[Path]) -> bool:
     """Whether a folder holds what segmenting left there: its scan (``--keep-ct``) is not segmented again."""
     names = {p.name for p in files}
-    return "report.json" in names and any(name.startswith("mask.") for name in names)
+    if "report.json" not in names or not any(name.startswith("mask.") for name in names):
+        return False
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        return isinstance(report, dict) and {"total_ml", "model"} <= set(report)
+    return False
 
 
 def _is_one_study(folders: list[Path]) -> bool:

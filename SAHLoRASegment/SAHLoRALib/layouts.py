@@ -103,7 +103,7 @@ def _scans(folder: Path, layout: Layout, labels: Container[str]) -> Iterator[tup
     """Name and path of every scan; of nnU-Net's channels (_0000, _0001 …) the first. A number that the label has too is no channel (Decathlon)."""
     for path in _visible(folder):
         split = split_name(path)
-        if path.is_dir() and _holds_dicom(path):
+        if path.is_dir() and holds_dicom(path):
             yield path.name, path
         elif split:
             channel = _CHANNEL.match(split[0]) if folder.name.lower() == "imagestr" and split[0] not in labels else None
@@ -120,7 +120,7 @@ def _one_folder(folder: Path) -> Layout:
     labels = _keyed(((split[0], path) for path, split in files if _is_mask(split)), layout)
     scans = _keyed(((split[0], path) for path, split in files if not _is_mask(split)), layout)
     for sub in (p for p in _visible(folder) if p.is_dir()):
-        if sub.name in labels and sub.name not in scans and _holds_dicom(sub):
+        if sub.name in labels and sub.name not in scans and holds_dicom(sub):
             scans[sub.name] = sub
         else:
             _subfolder(sub, layout)
@@ -134,8 +134,8 @@ def _subfolder(folder: Path, layout: Layout) -> None:
     masks = [path for path, split in files if _is_mask(split)]
     scans = [path for path, split in files if not _is_mask(split)]
     if not scans:
-        dicom = [sub for sub in _visible(folder) if sub.is_dir() and _holds_dicom(sub)]
-        scans = dicom or ([folder] if _holds_dicom(folder) else [])
+        dicom = [sub for sub in _visible(folder) if sub.is_dir() and holds_dicom(sub)]
+        scans = dicom or ([folder] if holds_dicom(folder) else [])
     if not scans and not masks:
         return  # not a case: figures, notes
     if len(scans) == 1 and len(masks) == 1:
@@ -184,7 +184,7 @@ def _is_mask(split: tuple[str, str]) -> bool:
     return split[1] == ".seg.nrrd" or _MASK.match(split[0]) is not None
 
 
-def _holds_dicom(folder: Path) -> bool:
+def holds_dicom(folder: Path) -> bool:
     """Whether one of the first files in the folder or below it is DICOM; a large tree without any is not gone through to its end."""
     files = (path for path, _ in zip(_files_below(folder), range(_LOOKED_THROUGH), strict=False) if path is not None and split_name(path) is None)
     return any(is_dicom(path) for path, _ in zip(files, range(5), strict=False))

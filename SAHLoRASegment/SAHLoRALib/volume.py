@@ -176,9 +176,12 @@ class CTVolume:
 
     @cached_property
     def missing(self) -> np.ndarray:
-        """(slices - 1,) bool: gaps that no protocol for the head leaves, so that slices are missing in them; they count as thick as the median."""
+        """(slices - 1,) bool: wide gaps that no second one resembles, so that slices are missing in them; they count as thick as the median."""
         gaps = self.gaps_mm
-        return gaps > max(3.0 * float(np.median(gaps)), _WIDEST_GAP_MM) if len(gaps) else np.zeros(0, bool)
+        if len(gaps) == 0:
+            return np.zeros(0, bool)
+        alone = (np.abs(gaps[:, None] - gaps) < 0.1 * gaps[:, None]).sum(axis=1) == 1
+        return alone & (gaps > max(3.0 * float(np.median(gaps)), _WIDEST_GAP_MM))
 
     @cached_property
     def geometry_lost(self) -> bool:

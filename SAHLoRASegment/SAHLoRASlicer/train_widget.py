@@ -65,7 +65,7 @@ class TrainPanel:
             if not node.caseFolder:
                 node.caseFolder = str(data_folder() / "cases")
             self.ui.caseFolderEdit.currentPath = node.caseFolder
-            self.cases.open(node.caseFolder)
+            self._open_cases(node.caseFolder)
             self.outcome.list_trainings()
             self.refresh()
 
@@ -195,10 +195,17 @@ class TrainPanel:
 
     def _take_case_folder(self) -> None:
         """What stands in the field is the case folder from now on."""
+        if self.node is None:
+            return
         path = self.ui.caseFolderEdit.currentPath
-        if self.node is not None and self.node.caseFolder != path:
+        if self.node.caseFolder != path:
             self.node.caseFolder = path
-            self.cases.open(path)
+            self._open_cases(path)
+
+    def _open_cases(self, folder: str) -> None:
+        """Another folder has other patients, whose pseudonyms may be the same."""
+        self.cases.open(folder)
+        self.ui.patientComboBox.setEditText(self.cases.new_patient())
 
     def _clicked(self, slot: Callable[[], Any]) -> Callable[..., None]:
         def act() -> None:
@@ -273,7 +280,7 @@ class TrainPanel:
         folder = data_folder() / "sample-cases"
         self.node.caseFolder = str(folder)
         self.ui.caseFolderEdit.currentPath = str(folder)
-        self.cases.open(str(folder))
+        self._open_cases(str(folder))
         self.cases.paused = True
         self._begin(SampleRun(folder, self.on_event, self.on_finished))
 

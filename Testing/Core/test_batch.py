@@ -197,9 +197,24 @@ def test_masks_beside_the_scans_and_results_of_an_earlier_call_are_no_scans(tmp_
     for name in ("ct_scans/049.nii", "masks/049.nii", "ground truths/049.nii.gz", "labelsTr/a.nii.gz", "out/049/ct.nrrd", "out/049/mask.nrrd"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
-    (tmp_path / "out" / "049" / "report.json").write_text("{}")
+    for name in ("p1/ct.nii.gz", "p1/mask.nii.gz", "to_seg/b.nii.gz", "Pat_GT/c.nii.gz"):
+        (tmp_path / "more" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "more" / name).write_text("")
+    (tmp_path / "more" / "p1" / "report.json").write_text('{"finding": "a radiologist\'s"}')
+    assert names(tmp_path / "more") == ["Pat_GT_c", "p1_ct", "to_seg_b"]
+    shutil.rmtree(tmp_path / "more")
+    (tmp_path / "out" / "049" / "report.json").write_text('{"total_ml": 1.0, "model": {}}')
     assert names(tmp_path) == ["ct_scans_049"]
+    assert names(tmp_path / "out" / "049") == ["ct"]
     assert names(tmp_path / "masks") == ["049"]  # who names it gets it
+
+
+def test_slices_with_a_converted_file_below_them_are_one_scan_and_a_folder_of_masks_may_hold_slices(tmp_path: Path) -> None:
+    save_dicom(tmp_path / "study", "1", "2")
+    save_scan(tmp_path / "study" / "nii" / "ct.nii.gz")
+    assert names(tmp_path / "study") == ["study"]
+    save_dicom(tmp_path / "labels", "3", "4")
+    assert names(tmp_path) == ["labels", "study"]
 
 
 def test_a_stray_file_beside_the_folders_of_patients_does_not_make_them_one(tmp_path: Path) -> None:

@@ -218,6 +218,13 @@ def test_cases_that_chose_the_threshold_or_stand_in_two_splits_are_not_measured(
     assert not (tmp_path / "card.md").exists()
 
 
+def test_training_and_validation_rows_beside_the_test_rows_do_not_matter(tmp_path, base, cases):
+    split(cases, "train", "validation", "test")
+    table = CaseTable.read(cases)
+    make_card(some_adapter(base), base, {"test": table}, tmp_path / "card.md", validation=table.where(lambda case: case.split == "validation"))
+    assert "## test" in (tmp_path / "card.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="where a file is mapped can be read on Linux only")
 def test_no_weight_file_is_held_open_where_it_is_replaced(tmp_path, base, monkeypatch):
     """Windows refuses to replace a file that somebody still points into."""

@@ -393,11 +393,11 @@ def test_dicom_is_not_looked_for_through_a_whole_disk(tmp_path, monkeypatch):
     walked = []
     real = os.walk
     monkeypatch.setattr(layouts.os, "walk", lambda folder: (walked.append(step[0]) or step for step in real(folder)))
-    assert not layouts._holds_dicom(tmp_path / "a")
+    assert not layouts.holds_dicom(tmp_path / "a")
     assert len(seen) == 5 and len(walked) < 8  # five files that may be DICOM are enough
     monkeypatch.setattr(layouts, "split_name", lambda path: ("a", ".nrrd"))
     walked.clear()
-    assert not layouts._holds_dicom(tmp_path / "a") and len(walked) <= 30
+    assert not layouts.holds_dicom(tmp_path / "a") and len(walked) <= 30
 
 
 @pytest.mark.parametrize(("images", "masks"), [("data", "label"), ("images", "ground truths"), ("imagesTr", "labelsTr")])

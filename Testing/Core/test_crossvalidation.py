@@ -331,3 +331,11 @@ def test_fresh_does_not_take_the_runs_of_a_training_that_is_at_work(tmp_path: Pa
     assert "Another SAHLoRA run" in capsys.readouterr().err and kept.is_file()
     assert train(cases, tmp_path, "--fresh") == 0
     assert not kept.exists()
+
+
+def test_test_cases_need_not_be_there_yet(tmp_path: Path) -> None:
+    path = with_column(save_cohort(tmp_path, (3, 4, 5)), "split", ("train", "train", "test"))
+    (tmp_path / "a02" / "mask.nrrd").unlink()
+    assert len(usable_cases(CaseTable.read(path), Events()).table) == 2
+    (tmp_path / "a02" / "ct.nrrd").unlink()
+    assert len(usable_cases(CaseTable.read(path), Events()).table) == 2

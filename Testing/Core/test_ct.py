@@ -289,9 +289,22 @@ def _noisy(points: np.ndarray) -> np.ndarray:
         lambda: sitk.JoinSeries([head_image()]),
         _pixels(lambda hu: np.clip(hu, -1024, 1024)),
         _pixels(lambda hu: np.where(hu == 1000, 1040, hu)),
+        _pixels(lambda hu: np.where(hu == 1000, 1024, np.where(hu > 25, hu - 22, hu))),
         lambda: sitk.Cast(head_image(), sitk.sitkFloat64),
     ],
-    ids=["craniotomy", "noise", "thick slices", "child", "upper half", "zeros around", "4D of one", "clipped at 1024", "all bone at 1040", "float64"],
+    ids=[
+        "craniotomy",
+        "noise",
+        "thick slices",
+        "child",
+        "upper half",
+        "zeros around",
+        "4D of one",
+        "clipped at 1024",
+        "all bone at 1040",
+        "clipped at 1024, brain near 15",
+        "float64",
+    ],
 )
 def test_unusual_heads_pass(make: Callable[[], sitk.Image]) -> None:
     assert ct_from_image(make()).hu.dtype == np.float32
@@ -507,3 +520,12 @@ def test_a_qform_and_an_sform_that_lie_apart_are_told(tmp_path: Path, head: sitk
         nibabel.save(image, tmp_path / "scan.nii.gz")
         told = [w for w in read_ct(tmp_path / "scan.nii.gz").warnings if "two geometries" in w]
         assert len(told) == (moved > 0) and all("10.0 mm apart" in w for w in told)
+
+
+def test_wide_gaps_of_a_protocol_are_measured_and_a_hole_is_not(ct: CTVolume) -> None:
+    for heights, missing in (([0.0, 2.5, 5.0, 7.5, 10.0, 30.0, 50.0], []), ([0.0, 5.0, 10.0, 15.0, 45.0, 50.0, 55.0], [3])):
+        positions = np.zeros((7, 3))
+        positions[:, 2] = heights
+        some = CTVolume(ct.hu[:7], positions, (0.5, 0.4), ct.row_direction, ct.column_direction, ct.storage)
+        assert list(np.flatnonzero(some.missing)) == missing
+    np.testing.assert_allclose(some.slice_thicknesses, 5.0)

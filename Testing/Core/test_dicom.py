@@ -349,6 +349,8 @@ def test_scans_of_two_patients_in_one_folder_are_refused_and_of_two_examinations
     write_series(tmp_path / "a", EVEN)
     write_series(tmp_path / "b", EVEN, SeriesNumber=3, StudyInstanceUID="1.2.4")
     assert any("2 examinations" in w for w in read_ct(tmp_path).warnings)
+    write_series(tmp_path / "same", EVEN, SeriesNumber=5, PatientID=" p-4711 ")
+    assert not any("2 patients" in w for w in read_ct(tmp_path).warnings)
     write_series(tmp_path / "c", EVEN, SeriesNumber=4, PatientID="P-4712")
     with pytest.raises(ScanError, match="2 patients; give each a folder") as refused:
         read_ct(tmp_path)
@@ -376,7 +378,7 @@ def test_a_dynamic_series_does_not_win_by_its_number_of_slices(tmp_path: Path) -
     heights = np.repeat(np.linspace(-62.0, 62.0, 22), 3)
     write_series(tmp_path / "again", heights, SeriesNumber=7, SeriesDescription="VPCT 5.0", ProtocolName="Head Stroke")
     found = list_series(tmp_path)
-    assert found[0].number == 3 and "66 images at 22 positions" in found[1].reason and not found[1].usable
+    assert found[0].number == 3 and "66 images at 22 positions" in found[1].reason
 
 
 def test_exchanged_black_and_white_is_refused(tmp_path: Path) -> None:
@@ -390,3 +392,23 @@ def test_a_slice_that_lies_far_off_does_not_thicken_the_last_one(tmp_path: Path)
     ct = read_ct(tmp_path)
     assert ct.slice_thicknesses == pytest.approx(10.0)
     assert any("Between slices 14 and 15 lie 300 mm" in w for w in ct.warnings)
+
+
+def test_two_names_of_a_patient_in_one_examination_are_told(tmp_path: Path) -> None:
+    write_series(tmp_path / "a", EVEN)
+    write_series(tmp_path / "b", EVEN, SeriesNumber=3, PatientID="X2", SeriesDescription="Bone")
+    assert any("name 2 patients in one examination" in w for w in read_ct(tmp_path).warnings)
+
+
+@pytest.mark.parametrize(
+    ("head", "other"),
+    [
+        ({"SeriesDescription": "Head 5.0"}, {"SeriesDescription": "CT HEAD/C-SPINE Spine 2.0", "SliceThickness": 2}),
+        ({"SeriesDescription": "HEAD 5.0"}, {"SeriesDescription": "HEAD WO BONE 3.0"}),
+        ({"SeriesDescription": "CT PRE CONTRAST 5MM STD"}, {"SeriesDescription": "CT 4cc sec 150cc D3D on", "SliceThickness": 0.625}),
+        ({"SeriesDescription": "Head w/o contrast 5.0", "ContrastBolusAgent": "Omnipaque"}, {"SeriesDescription": "Head bone"}),
+    ],
+)
+def test_the_head_is_chosen_before_spine_bone_and_bolus(tmp_path: Path, head: dict, other: dict) -> None:
+    found = _two(tmp_path, head, other, 22, 60)
+    assert found[0].number == 1, [(s.title, s.score, s.reason) for s in found]

@@ -163,6 +163,14 @@ def test_the_patient_that_was_typed_stays_until_the_case_is_stored(train: Any) -
     assert box.insertPolicy == type(box).InsertPolicy.NoInsert
 
 
+def test_the_patient_of_another_case_folder_is_not_taken_along(train: Any, tmp_path: Path) -> None:
+    add(train, 2)
+    train.ui.patientComboBox.setEditText("patient-1")
+    train.ui.caseFolderEdit.currentPath = str(tmp_path / "other")
+    train.ui.checkButton.click()
+    assert train.panel.cases.folder.folder == tmp_path / "other" and train.ui.patientComboBox.currentText == "patient-001"
+
+
 def test_a_segment_that_is_gone_cannot_be_stored(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     volume, segmentation, segment = scene_case(1)
     train._parameterNode.volume = volume

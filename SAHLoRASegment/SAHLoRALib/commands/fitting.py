@@ -109,7 +109,7 @@ def chosen_cases(arguments: TrainingArguments, events: Events) -> tuple[CaseTabl
 
     Raises CaseError that names every case with a problem.
     """
-    from ..case_check import patient_volumes, require_usable
+    from ..case_check import check_training, patient_volumes, require_usable
     from ..cases import TEST_SPLIT, VALIDATION_SPLITS, CaseTable
     from ..cohort import case_digests
     from ..folds import split_validation
@@ -123,7 +123,7 @@ def chosen_cases(arguments: TrainingArguments, events: Events) -> tuple[CaseTabl
         raise ConfigError("Give either a validation table or a validation_share, not both.")
     for warning in table.warnings:
         events.log(warning, "warning")
-    findings = table.check(events, other)
+    findings = check_training(table, events, other)
     require_usable([*findings, *(other.check(events) if other is not None else ())])
     usable = table.where(lambda case: case.split != TEST_SPLIT)
     if len(usable) == 0:
