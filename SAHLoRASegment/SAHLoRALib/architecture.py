@@ -30,8 +30,8 @@ class NetworkConfig:
             value = getattr(self, name)
             if not (isinstance(value, int) and least <= value <= most):
                 raise ConfigError(f"{name} must be a whole number between {least} and {most}, not {value}.")
-        if not self.dilations or min(self.dilations) < 1:
-            raise ConfigError(f"dilations must be positive whole numbers, not {self.dilations}.")
+        if not (1 <= len(self.dilations) <= 8 and 1 <= min(self.dilations) <= max(self.dilations) <= 64):
+            raise ConfigError(f"dilations must be one to eight whole numbers between 1 and 64, not {str(self.dilations)[:80]}.")
 
     @property
     def multiple(self) -> int:

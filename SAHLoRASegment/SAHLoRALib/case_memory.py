@@ -1,6 +1,6 @@
 """What the check of a case's files said, remembered beside the table, so that a folder of hundreds of cases is drawn at once.
 
-A file counts as unchanged while its path, its size and its time of change are the same.
+A file counts as unchanged while its path, its size and its time of change are the same, and whether it may be read.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from .cases import Case
 
 #: Changes with `case_check.Finding` and with what the check looks at.
-_FORMAT = 1
+_FORMAT = 2
 
 
 class CheckMemory:
@@ -86,4 +87,5 @@ def _stamp(path: Path | None) -> list[object]:
     for file in files:
         with contextlib.suppress(OSError):
             stats.append(file.stat())
-    return [str(path), len(stats), sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)]
+    readable = all(os.access(file, os.R_OK) for file in files)
+    return [str(path), len(stats), sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0), readable]

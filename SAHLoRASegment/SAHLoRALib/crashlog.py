@@ -14,7 +14,7 @@ from .errors import one_line
 
 #: How PyTorch, oneDNN, NumPy, SimpleITK and the system's loader say that memory ran out.
 _NO_MEMORY = (
-    "out of memory", "allocate memory", "bad_alloc", "failed to allocate", "unable to allocate", "can't start new thread",
+    "out of memory", "not enough memory", "allocate memory", "bad_alloc", "failed to allocate", "unable to allocate", "can't start new thread",
     "could not create a primitive", "could not create a memory", "failed to map segment",
 )  # fmt: skip
 #: How PyTorch says that the GPU, its driver or the way to it is gone.

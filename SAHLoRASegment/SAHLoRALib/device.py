@@ -119,8 +119,8 @@ def peak_memory_mb(device: torch.device) -> float:
 
 
 def _choose_device(name: str) -> tuple[torch.device, str]:
-    kind, _, index = name.lower().partition(":")
-    if kind not in DEVICES or (index and (kind != "cuda" or not index.isdecimal())):
+    kind, colon, index = name.lower().partition(":")
+    if kind not in DEVICES or (colon and not index) or (index and (kind != "cuda" or not index.isdecimal())):
         raise ConfigError(f"Unknown device {name!r}; known are {', '.join(DEVICES)} and cuda:N.")
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if kind == "cuda" and not cuda:

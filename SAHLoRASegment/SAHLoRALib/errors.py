@@ -27,6 +27,11 @@ def one_line(foreign: object, longest: int = 200) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
+def printable(foreign: object, longest: int = 200) -> str:
+    """`one_line` without what steers a terminal."""
+    return one_line("".join(c if c.isprintable() else " " for c in str(foreign)), longest)
+
+
 class ScanError(SAHLoRAError):
     """The input is not a head CT that can be used: unreadable, not CT, not HU, not a head, wrong dimensions."""
 

@@ -60,8 +60,16 @@ def with_clean_scans(metrics: Mapping[str, Any], measured: Mapping[str, Any]) ->
 def headline(metrics: Mapping[str, Any]) -> tuple[float, str] | None:
     """The mean Dice that says most about new patients, and on what it was measured, in words; None where nothing was measured.
 
-    First held-out cases, then the cross-validation, then the validation cases (which chose the weights and so flatter them).
+    First held-out cases, then the cross-validation, then the validation cases (which chose the weights and so flatter them). A header of a stranger's
+    that holds something else says nothing.
     """
+    try:
+        return _headline(metrics)
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        return None
+
+
+def _headline(metrics: Mapping[str, Any]) -> tuple[float, str] | None:
     for title, figures in held_out(metrics).items():
         strata = figures.get("after", figures).get("strata", {})
         dice = _mean(strata.get(_ALL, {}).get("dice"))

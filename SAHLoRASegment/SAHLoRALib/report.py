@@ -8,6 +8,7 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -267,10 +268,10 @@ def _computing(done: Sequence[tuple[Run, RunResult]]) -> str:
 
 
 def _volumes(volumes: Mapping[str, float]) -> str:
-    bleeding = sorted(ml for ml in volumes.values() if ml > 0)
+    bleeding = [ml for ml in volumes.values() if ml > 0]
     if not bleeding:
         return "no haemorrhage"
-    return f"{_number(bleeding[0])} to {_number(bleeding[-1])} mL, median {_number(bleeding[len(bleeding) // 2])} mL"
+    return f"{_number(min(bleeding))} to {_number(max(bleeding))} mL, median {_number(median(bleeding))} mL"
 
 
 def _mean_dice(result: RunResult) -> float:

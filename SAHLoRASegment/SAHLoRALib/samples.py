@@ -123,12 +123,10 @@ class SliceCache:
         Positives come round in shuffled passes, negatives in passes of their own. Where there are no slices of a kind, the other fills the batch.
         by: a pass of positives has every slice once (slice), or one slice of every case that bleeds (case), a case's slices taking turns.
         """
-        wanted = min(batch, max(1, round(batch * positive_share))) if positive_share > 0 else 0
-        if not self.negatives:
-            wanted = batch
-        elif not self.positives:
-            wanted = 0
-        first, rest = range(step * wanted, (step + 1) * wanted), range(step * (batch - wanted), (step + 1) * (batch - wanted))
+        wanted = float(batch) if not self.negatives else batch * positive_share if self.positives else 0.0
+        # Counted over all steps: a batch of one has blood in every second step where the share is a half.
+        begin, end = (int(n * wanted + 1e-9) for n in (step, step + 1))
+        first, rest = range(begin, end), range(step * batch - begin, (step + 1) * batch - end)
         drawn = [
             [self._of_next_case(i, seed) if by == "case" else self.positives[_shuffled(len(self.positives), i, seed, 0)] for i in first],
             [self.negatives[_shuffled(len(self.negatives), i, seed, 1)] for i in rest],

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from . import __version__
-from .errors import ConfigError
+from .errors import ConfigError, ModelError
 from .events import Events
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ DEFAULT_ADAPTER = "all-conv-lora"
 
 #: Share of the time that finding the skull takes before the first slice passes the network; for the progress only.
 _SKULL_SHARE = 0.12
+#: How PyTorch and oneDNN say that memory ran out, on Linux, macOS and Windows.
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "could not create a primitive", "could not create a memory")
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,9 @@ class Segmenter:
         self.compute = choose_compute(self.config.device, self.config.precision)
         self._batch = self.config.batch
         network = folded(network).requires_grad_(False)
+        if not all(torch.isfinite(tensor).all() for tensor in network.state_dict().values()):
+            name = adapter.name if adapter else base.name
+            raise ModelError(f"The network of {name} has kernels that are not numbers, so the file is damaged or was changed; get it again.")
         self._network = network.to(self.compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @classmethod
@@ -291,7 +296,7 @@ def _out_of_memory(error: Exception) -> bool:
     import torch
 
     text = str(error).lower()
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "out of memory" in text or "can't allocate memory" in text
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in text for words in _NO_MEMORY)
 
 
 def _rounded(value: Any) -> Any:

@@ -67,8 +67,8 @@ class PixelGrid:
             raise ConfigError(f"pixel_mm must be between 0.1 and 10, not {self.pixel_mm}.")
         if self.window[0] >= self.window[1]:
             raise ConfigError(f"The HU window must rise, not go from {self.window[0]} to {self.window[1]}.")
-        if self.multiple < 1:
-            raise ConfigError(f"multiple must be 1 or more, not {self.multiple}.")
+        if not 1 <= self.multiple <= 1024:
+            raise ConfigError(f"multiple must be between 1 and 1024, not {self.multiple}.")
 
 
 @dataclass(frozen=True)

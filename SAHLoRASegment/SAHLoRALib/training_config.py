@@ -122,7 +122,7 @@ class TrainingConfig:
 
     def epoch_steps(self, positives: int) -> int:
         """Steps in an epoch: as they are set, else so many that each of the slices with blood is drawn once."""
-        return self.steps_per_epoch or max(1, math.ceil(positives / max(1, round(self.batch * self.positive_share))))
+        return self.steps_per_epoch or max(1, math.ceil(positives / (self.batch * self.positive_share or 1.0)))
 
     @property
     def modules(self) -> tuple[str, ...]:

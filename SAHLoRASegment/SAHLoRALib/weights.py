@@ -35,7 +35,7 @@ from .adapters import (
     load_adapter_state,
     merge,
 )
-from .errors import DAMAGED, ConfigError, ModelError, SAHLoRAError, one_line
+from .errors import DAMAGED, ConfigError, ModelError, SAHLoRAError, one_line, printable
 from .files import replacing
 from .model_folders import KINDS, METADATA_KEY, SUFFIX, model_path
 from .network import MultiViewUnet, NetworkConfig
@@ -273,13 +273,13 @@ def _parse(header: dict[str, Any], path: Path) -> ModelInfo:
         digest=header["digest"],
         adapter=None if adapter is None else AdapterConfig.from_dict(adapter),
         base_digest=base_digest,
-        base_name=str(header.get("base_name", "")),
+        base_name=printable(header.get("base_name", "")),
         threshold=threshold,
         training=dict(header.get("training", {})),
         metrics=dict(header.get("metrics", {})),
-        date=str(header.get("date", "")),
-        licence=str(header.get("licence", "")),
-        description=str(header.get("description", "")),
+        date=printable(header.get("date", "")),
+        licence=printable(header.get("licence", "")),
+        description=printable(header.get("description", ""), 2000),
         half=bool(header.get("half", False)),
     )
 

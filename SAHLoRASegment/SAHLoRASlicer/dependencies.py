@@ -5,13 +5,15 @@ PyTorch comes through the PyTorch extension only; the rest from requirements.txt
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import re
 from collections.abc import Callable
 from pathlib import Path
 
-TORCH = ">=2.1"
+#: MPS averages pixels on the way to the network from here on.
+TORCH = ">=2.7"
 REQUESTER = "SAHLoRA"
 
 
@@ -66,6 +68,12 @@ def ensure(path: Path, log: Callable[[str], None]) -> None:
 
 def _ensure_torch(log: Callable[[str], None]) -> None:
     if importlib.util.find_spec("torch") is not None:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            version = importlib.metadata.version("torch")
+            if not _met(f"torch{TORCH}"):
+                raise Missing(
+                    f"PyTorch {version} is too old: {TORCH[2:]} or later is needed. Install it anew with the PyTorch module, and restart Slicer."
+                )
         return
     try:
         import PyTorchUtils

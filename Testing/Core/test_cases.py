@@ -429,3 +429,18 @@ def test_a_star_takes_all_labels_and_all_segments(tmp_path):
         several.SetMetaData(f"Segment{n}_Layer", "0")
     sitk.WriteImage(several, str(tmp_path / "several.seg.nrrd"))
     assert read_annotation(tmp_path / "several.seg.nrrd", ct, "*").sum() == 32
+
+
+def test_a_file_that_could_not_be_read_is_checked_again_when_it_can(tmp_path, monkeypatch):
+    from SAHLoRALib import case_memory
+    from SAHLoRALib.case_check import Finding
+
+    (tmp_path / "ct.nrrd").write_bytes(b"scan")
+    case = Case("a", tmp_path / "ct.nrrd", None, "p")
+    for readable, said in ((False, "Permission denied"), (True, "")):
+        monkeypatch.setattr(case_memory.os, "access", lambda path, mode, readable=readable: readable)
+        memory = case_memory.CheckMemory(tmp_path / "checks.json", lambda case, said=said: Finding("a", "p", problems=(said,) if said else ()))
+        assert not memory.knows(case)
+        assert memory.find(case).problems == ((said,) if said else ())
+        memory.save()
+        assert case_memory.CheckMemory(tmp_path / "checks.json").knows(case)

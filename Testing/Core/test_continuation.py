@@ -83,6 +83,7 @@ def test_without_the_former_run_the_folds_start_from_the_base_and_that_is_told(m
         (["--continue-from", "tiny"], "is not an adapter but a whole network"),
         (["--continue-from", "first", "--strategy", "decoder"], "Only an adapter goes on from an adapter"),
         (["--continue-from", "first", "--base", "other"], "belongs to the base tiny"),
+        (["--continue-from", "first", "--adapter.strength", "0.5"], "(strength 0.5 instead of 1.0); leave these settings out"),
         (["--continue-from", "first", "--former-run", "cases"], "is not in cases. Name its run folder"),
         (["--continue-from", "first", "--name", "first"], "choose another name"),
         (["--continue-from", "first", "--folds", "2"], "made for 3 folds, not 2"),

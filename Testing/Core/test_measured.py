@@ -65,3 +65,8 @@ def test_the_figure_that_is_shown_first_is_of_cases_that_decided_nothing(metrics
 def test_a_card_names_settings_that_were_not_stated(tmp_path: Path) -> None:
     text = card_text(save_tiny_base(tmp_path))
     assert "augmentation ?" in text and "No figures on held-out cases" in text
+
+
+@pytest.mark.parametrize("metrics", [{"held_out": {"x": "abc"}}, {"validation": "abc"}, {"dice": 10**400}, {"held_out": {"x": {"strata": [1]}}}])
+def test_a_strangers_figures_that_are_none_say_nothing(metrics: dict[str, object]) -> None:
+    assert headline(metrics) is None

@@ -147,3 +147,12 @@ def test_drawn_by_case_every_bleeding_case_comes_as_often_and_shows_all_its_slic
     by_slice = [cache.draw(1, step, 4, 0.5) for step in range(8)]
     assert [[p for p in pairs if p in cache.negatives] for pairs in drawn] == [[p for p in pairs if p in cache.negatives] for pairs in by_slice]
     assert cache.draw(1, 6, 4, 0.5, by="case") == drawn[6] != cache.draw(2, 6, 4, 0.5, by="case")
+
+
+@pytest.mark.parametrize(("batch", "share"), [(1, 0.5), (1, 0.3), (3, 0.5), (4, 0.9), (8, 0.5)])
+def test_slices_with_blood_have_their_share_at_any_batch(batch, share):
+    found = SliceCache([made("a", [0, 1, 2]), made("b", [5])], GRID)
+    positives = set(found.positives)
+    drawn = [found.draw(0, step, batch, share) for step in range(100)]
+    assert all(len(pairs) == batch for pairs in drawn)
+    assert sum(pair in positives for pairs in drawn for pair in pairs) == pytest.approx(100 * batch * share, abs=1)

@@ -241,7 +241,18 @@ def test_a_thin_scan_shows_the_network_half_of_its_slices_and_keeps_its_result(b
     assert 2 * (plain & sparse).sum() > 0.97 * (plain.sum() + sparse.sum())
 
 
-def test_memory_that_does_not_suffice_makes_the_batch_smaller(base: ModelInfo, bleeding: CTVolume, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "told",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
+    ],
+    ids=["CUDA", "Linux", "Windows"],
+)
+def test_memory_that_does_not_suffice_makes_the_batch_smaller(
+    base: ModelInfo, bleeding: CTVolume, monkeypatch: pytest.MonkeyPatch, told: Exception
+) -> None:
     run = segmenter(base)
     whole = run._probabilities
     sizes: list[int] = []
@@ -249,7 +260,7 @@ def test_memory_that_does_not_suffice_makes_the_batch_smaller(base: ModelInfo, b
     def tight(x: torch.Tensor) -> torch.Tensor:
         sizes.append(len(x))
         if len(x) > 3:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            raise told
         return whole(x)
 
     monkeypatch.setattr(run, "_probabilities", tight)
@@ -363,3 +374,11 @@ def test_network_pixels_smaller_than_the_scans_find_the_same_blood(tmp_path: Pat
     mask = segmenter(fine).segment(ct).mask
     # The pixels that share bone and brain are as bright as blood to this network; inside the brain the bleed is all there is.
     assert volume_ml(mask & box(((6, 30, 20), (8, 20, 24))), ct) == pytest.approx(90 * VOXEL_ML, rel=0.15)
+
+
+def test_a_network_of_numbers_that_are_none_is_refused_and_finds_no_nothing(base: ModelInfo) -> None:
+    network, _ = load_network(base)
+    with torch.no_grad():
+        next(network.parameters()).fill_(float("inf"))
+    with pytest.raises(ModelError, match="not numbers"):
+        Segmenter(network, base, config=SegmentConfig(device="cpu"))

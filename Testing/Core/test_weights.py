@@ -281,7 +281,8 @@ def test_a_file_of_the_future_asks_for_an_update(base):
     "change",
     [
         {"format_version": "1"}, {"format_version": 0}, {"kind": "toy"}, {"kind": "adapter"}, {"network": {"levels": 99}},
-        {"network": {"levels": 2.0}}, {"network": {"layers": 3}},
+        {"network": {"levels": 2.0}}, {"network": {"layers": 3}}, {"network": {"dilations": [1] * 9}}, {"network": {"dilations": [1, 10**30]}},
+        {"grid": {"pixel_mm": 1, "window": [0, 1], "multiple": 10**6}},
         {"network": 3}, {"grid": {"pixel_mm": 0, "window": [0, 1], "multiple": 1}}, {"grid": {}}, {"digest": None}, {"digest": "abc"},
         {"threshold": 2}, {"threshold": "high"}, {"adapter": {"method": "cp-lora"}}, {"base_digest": 5}, {"training": 7},
     ],
@@ -440,3 +441,8 @@ def test_saving_what_is_not_there_is_refused(network, base, tmp_path):
         save_base(network, tmp_path / "a.safetensors", grid=GRID, threshold=0)
     with pytest.raises(ConfigError, match=r"\.safetensors"):
         save_base(network, tmp_path / "a.pt", grid=GRID)
+
+
+def test_a_header_cannot_steer_the_terminal(base):
+    rewrite(base.path, lambda header: header.update(description="\x1b[2Ja model\nfake-row"))
+    assert read_info(base.path).description == "[2Ja model fake-row"

@@ -81,7 +81,7 @@ def test_declining_pytorch_is_said_and_asked_again(monkeypatch: pytest.MonkeyPat
     for _ in range(2):
         with pytest.raises(dependencies.Missing, match="was not installed"):
             dependencies.ensure(tmp_path / "requirements.txt", print)
-    assert asked == [(True, ">=2.1")] * 2
+    assert asked == [(True, ">=2.7")] * 2
 
 
 def test_declining_packages_is_said_with_their_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -168,3 +168,16 @@ def test_worker_that_stays_ends_with_slicer_and_takes_the_volumes_away(tmp_path:
             stays.stdout.read()  # until it ends: its input is still open, and nobody else tells it to
             assert stays.wait() == -9
     assert not folder.exists()
+
+
+def test_an_old_pytorch_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import importlib.metadata
+
+    from SAHLoRASlicer import dependencies
+
+    real = importlib.metadata.version
+    (tmp_path / "requirements.txt").write_text("")
+    dependencies.ensure(tmp_path / "requirements.txt", print)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.5.1" if name == "torch" else real(name))
+    with pytest.raises(dependencies.Missing, match=r"PyTorch 2\.5\.1 is too old"):
+        dependencies.ensure(tmp_path / "requirements.txt", print)

@@ -82,6 +82,10 @@ def _going_on(arguments: Arguments, config: TrainingConfig, base: ModelInfo, sta
     if target.exists() and target.samefile(start.path):
         raise ConfigError(f"The new adapter cannot have the name {arguments.name} of the one that it goes on from; choose another name.")
     assert start.adapter is not None  # an adapter has a configuration
+    given, own, usual = (adapter.as_dict() for adapter in (config.adapter, start.adapter, type(start.adapter)()))
+    if other := [name for name, value in given.items() if value not in (own[name], usual[name])]:
+        shown = ", ".join(f"{name} {given[name]} instead of {own[name]}" for name in other)
+        raise ConfigError(f"An adapter that goes on from {start.name} is of its kind, not another ({shown}); leave these settings out.")
     return replace(config, adapter=start.adapter)
 
 
