@@ -14,7 +14,7 @@ import slicer
 import slicer.util
 from fake_process import wait as wait_for
 
-wait = partial(wait_for, seconds=60.0)
+wait = partial(wait_for, seconds=150.0)
 TRAIN = Path(__file__).resolve().parents[2] / "SAHLoRATrain" / "SAHLoRATrain.py"
 
 
