@@ -17,6 +17,7 @@ from .images import quiet_itk
 from .layouts import holds_dicom, split_name
 
 _STUDY_UID = "0020|000d"
+_NO_IMAGE = "no image"
 #: Endings of file names that are not scans when a folder is looked through; named by itself, such a file is taken.
 _NOT_SCANS = re.compile(r"(^|[_\-. ])(mask|masks|seg|segmentation|label|labels|labelmap|probability|gt|roi)$", re.IGNORECASE)
 #: Folders beside those of the scans in public data sets; looked through where there is nothing else.
@@ -113,13 +114,13 @@ def _is_result(folder: Path, files: list[Path]) -> bool:
 
 
 def _is_one_study(folders: list[Path]) -> bool:
-    """Whether the DICOM series in these folders were taken in one examination."""
-    studies = {_study(folder) for folder in folders}
+    """Whether the DICOM series in these folders were taken in one examination; reports and presentation states do not count."""
+    studies = {_study(folder) for folder in folders} - {_NO_IMAGE}
     return len(studies) == 1 and None not in studies
 
 
 def _study(place: Path) -> str | None:
-    """place: a folder, or a file itself."""
+    """UID of the examination; None where it is missing. place: a folder, or a file itself."""
     files = [place] if place.is_file() else sorted(place.rglob("*"))
     first = next((p for p in files if p.is_file() and not p.name.startswith(".") and is_dicom(p)), None)
     if first is None:
@@ -132,4 +133,4 @@ def _study(place: Path) -> str | None:
             reader.ReadImageInformation()
         return str(reader.GetMetaData(_STUDY_UID)).strip() or None
     except RuntimeError:
-        return None
+        return _NO_IMAGE

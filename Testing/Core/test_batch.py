@@ -244,3 +244,12 @@ def test_what_a_nifti_mask_cannot_say_to_slicer_stands_in_the_report(segmenter: 
         [result] = segment_batch(segmenter, find_inputs([tmp_path / "tilted.nrrd"]), Outputs(tmp_path / ending, ending), events)
         assert result.report is not None and any("sform" in w for w in result.report.warnings) is told
         assert any("sform" in str(seen.get("message")) for seen in events.seen) is told
+
+
+def test_reports_beside_the_series_of_a_study_do_not_split_it(tmp_path: Path) -> None:
+    save_dicom(tmp_path / "soft", "1", "2")
+    save_dicom(tmp_path / "bone", "1", "3", description="bone")
+    (tmp_path / "SR").mkdir()
+    for report in (tmp_path / "SR" / "report.dcm", tmp_path / "loose.dcm"):
+        report.write_bytes(b"\0" * 128 + b"DICM" + b"\0" * 64)
+    assert names(tmp_path) == [tmp_path.name]
