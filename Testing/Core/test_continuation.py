@@ -55,9 +55,10 @@ def test_each_fold_goes_on_from_the_former_adapter_of_its_fold_and_the_final_one
     assert "already, of another training" in capsys.readouterr().err
 
 
-def test_training_starts_from_the_adapters_weights(models: Path) -> None:
+def test_training_starts_from_the_adapters_weights(models: Path, capsys: Capture) -> None:
     first = read_info(models / "first.safetensors")
     assert train("same", "--continue-from", "first", "--folds", "0", "--learning-rate", "1e-9", "--adapter.rank", "7") == 0
+    assert "is of its kind (rank 2, not 7)" in capsys.readouterr().err
     same = read_info(models / "same.safetensors")
     assert same.adapter and same.adapter.rank == 2  # the adapter's own, not what was asked for
     a, b = (load_adapted(models / "tiny.safetensors", info).state_dict() for info in (first, same))
@@ -83,7 +84,6 @@ def test_without_the_former_run_the_folds_start_from_the_base_and_that_is_told(m
         (["--continue-from", "tiny"], "is not an adapter but a whole network"),
         (["--continue-from", "first", "--strategy", "decoder"], "Only an adapter goes on from an adapter"),
         (["--continue-from", "first", "--base", "other"], "belongs to the base tiny"),
-        (["--continue-from", "first", "--adapter.strength", "0.5"], "(strength 0.5 instead of 1.0); leave these settings out"),
         (["--continue-from", "first", "--former-run", "cases"], "is not in cases. Name its run folder"),
         (["--continue-from", "first", "--name", "first"], "choose another name"),
         (["--continue-from", "first", "--folds", "2"], "made for 3 folds, not 2"),

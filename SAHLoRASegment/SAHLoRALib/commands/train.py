@@ -61,7 +61,7 @@ def run(arguments: Arguments, events: Events) -> int:
     if arguments.continue_from:
         start = catalogue.find(arguments.continue_from, "adapter")
         base = catalogue.find(arguments.base, "base") if arguments.base else catalogue.base_of(start)
-        config = _going_on(arguments, config, base, start)
+        config = _going_on(arguments, config, base, start, events)
     else:
         base = catalogue.find(arguments.base or DEFAULT_MODEL, "base")
     if arguments.folds == 0:
@@ -70,7 +70,7 @@ def run(arguments: Arguments, events: Events) -> int:
     return _cross_validated(arguments, config, base, events, start)
 
 
-def _going_on(arguments: Arguments, config: TrainingConfig, base: ModelInfo, start: ModelInfo) -> TrainingConfig:
+def _going_on(arguments: Arguments, config: TrainingConfig, base: ModelInfo, start: ModelInfo, events: Events) -> TrainingConfig:
     """The settings with the adapter's own configuration. Raises ConfigError, ModelError (another base's adapter)."""
     from ..model_folders import model_path, user_folder
     from ..weights import check_belongs
@@ -84,8 +84,10 @@ def _going_on(arguments: Arguments, config: TrainingConfig, base: ModelInfo, sta
     assert start.adapter is not None  # an adapter has a configuration
     given, own, usual = (adapter.as_dict() for adapter in (config.adapter, start.adapter, type(start.adapter)()))
     if other := [name for name, value in given.items() if value not in (own[name], usual[name])]:
-        shown = ", ".join(f"{name} {given[name]} instead of {own[name]}" for name in other)
-        raise ConfigError(f"An adapter that goes on from {start.name} is of its kind, not another ({shown}); leave these settings out.")
+        shown = ", ".join(f"{name} {own[name]}, not {given[name]}" for name in other)
+        events.log(
+            f"An adapter that goes on from {start.name} is of its kind ({shown}); a setting of the adapter that is given is not used.", "warning"
+        )
     return replace(config, adapter=start.adapter)
 
 
