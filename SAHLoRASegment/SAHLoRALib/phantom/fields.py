@@ -7,6 +7,8 @@ import SimpleITK as sitk
 import torch
 from torch.nn import functional
 
+from ..findings import bounding_box
+
 Rng = np.random.Generator
 
 #: Up to here squares and their sums fit into a byte, and steps of one voxel are faster than a distance transform.
@@ -27,23 +29,12 @@ def distance_to(mask: np.ndarray, limit_mm: float = 100.0) -> np.ndarray:
     It is exact and computed where there is something to compute only: beside the mask, not beyond the limit.
     """
     distance = np.where(mask, np.float32(0), np.float32(limit_mm))
-    if not mask.any() or mask.all():
+    held, gap, reach = bounding_box(mask), bounding_box(~mask), int(np.ceil(limit_mm))
+    if held is None or gap is None:
         return distance
-    box = tuple(
-        slice(max(near.start, gap.start), min(near.stop, gap.stop))
-        for near, gap in zip(_bounds(mask, int(np.ceil(limit_mm))), _bounds(~mask, 1), strict=True)
-    )
+    box = tuple(slice(max(0, h.start - reach, g.start - 1), min(h.stop + reach, g.stop + 1)) for h, g in zip(held, gap, strict=True))
     distance[box] = (_near if limit_mm <= _NEAR_MM else _maurer)(mask[box], limit_mm)
     return distance
-
-
-def _bounds(mask: np.ndarray, margin: int) -> list[slice]:
-    """The part of the grid that holds all of a mask, and a margin around it."""
-    found = []
-    for axis in range(mask.ndim):
-        used = np.nonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))[0]
-        found.append(slice(max(0, int(used[0]) - margin), min(mask.shape[axis], int(used[-1]) + 1 + margin)))
-    return found
 
 
 def _near(mask: np.ndarray, limit_mm: float) -> np.ndarray:
