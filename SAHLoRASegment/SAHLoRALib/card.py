@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .case_check import require_usable
-from .cases import TEST_SPLIT, Case, CaseTable
+from .cases import Case, CaseTable
 from .cohort import case_digests, chosen_on, no_blood
 from .ct import CTVolume
 from .errors import CaseError, SAHLoRAError
@@ -265,11 +265,11 @@ def make_card(
             info = _with_threshold(info, threshold, chosen_on(validation, findings))
     held: dict[str, Any] = {}
     for title, whole_table in tables.items():
-        tested = whole_table.where(lambda case: case.split == TEST_SPLIT)
+        learnt, tested = whole_table.parted()
         table = tested if len(tested) else whole_table
         findings = table.check(events, validation)
         require_usable(findings)
-        if both := sorted({case.patient for case in tested} & {case.patient for case in whole_table if case.split != TEST_SPLIT}):
+        if both := sorted(set(tested.patients) & set(learnt.patients)):
             raise CaseError(f"{title}: patient {', '.join(both)} is in several splits; keep all scans of a patient in one.")
         if len(table) < len(whole_table):
             events.log(f"{title}: measured on the {len(table)} cases of the split test, not on the {len(whole_table) - len(table)} others.")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .ahead import in_order
-from .cases import TEST_SPLIT, Case, CaseTable
+from .cases import Case, CaseTable
 from .ct import CTVolume
 from .errors import CaseError, SAHLoRAError
 from .events import Events
@@ -80,7 +80,7 @@ def check_training(table: CaseTable, events: Events, against: CaseTable | None =
     """`check_cases` of all that is trained on. Cases of the split test need not be there nor be annotated yet; they must only share no patient and no
     scan with the others. against: a table of validation cases.
     """
-    kept, tests = (table.where(lambda case, test=test: (case.split == TEST_SPLIT) == test) for test in (False, True))  # type: ignore[misc]
+    kept, tests = table.parted()
     findings = [*check_cases(kept, events, against), *(Finding(name, "", problems=(problem,)) for name, problem in table.incomplete)]
     elsewhere, patients = _other_scans(tests, events), {case.patient for case in tests}
     for n, finding in enumerate(findings):

@@ -128,6 +128,10 @@ class CaseTable:
         """The cases for which `wanted` is true; nothing incomplete is carried along."""
         return CaseTable(tuple(case for case in self.cases if wanted(case)), self.warnings)
 
+    def parted(self) -> tuple[CaseTable, CaseTable]:
+        """The cases that may be trained on, and those of the split test."""
+        return self.where(lambda case: case.split != TEST_SPLIT), self.where(lambda case: case.split == TEST_SPLIT)
+
     @classmethod
     def read(cls, path: Path | str, segment: str | None = None) -> CaseTable:
         """A CSV file, or a folder (with a cases.csv in it, or a layout that `layouts` knows).

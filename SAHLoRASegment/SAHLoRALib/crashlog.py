@@ -12,11 +12,18 @@ import traceback
 from . import __version__
 from .errors import one_line
 
+#: How PyTorch and oneDNN say that the network's maps find no room, on Linux, macOS and Windows: fewer slices at once may.
+NO_MEMORY_FOR_MAPS = ("out of memory", "can't allocate memory", "not enough memory", "could not create a primitive", "could not create a memory")
 #: How PyTorch, oneDNN, NumPy, SimpleITK and the system's loader say that memory ran out.
 _NO_MEMORY = (
-    "out of memory", "not enough memory", "allocate memory", "bad_alloc", "failed to allocate", "unable to allocate", "can't start new thread",
-    "could not create a primitive", "could not create a memory", "failed to map segment",
-)  # fmt: skip
+    *NO_MEMORY_FOR_MAPS,
+    "allocate memory",
+    "bad_alloc",
+    "failed to allocate",
+    "unable to allocate",
+    "can't start new thread",
+    "failed to map segment",
+)
 #: How PyTorch says that the GPU, its driver or the way to it is gone.
 _NO_GPU = ("cuda error", "cuda driver", "cudnn error", "cudnn_status", "cublas_status", "nccl error")
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from .batch import Within
 from .case_check import Finding, check_training, patient_volumes, require_usable
-from .cases import TEST_SPLIT, VALIDATION_SPLITS, CaseTable
+from .cases import VALIDATION_SPLITS, CaseTable
 from .cohort import Cohort, case_digests
 from .continuation import FOLD_RUNS, FOLDS, RUNS, Continuation
 from .device import choose_compute
@@ -80,9 +80,9 @@ def usable_cases(table: CaseTable, events: Events) -> Usable:
 
     Raises one CaseError that names all that is wrong.
     """
-    kept = table.where(lambda case: case.split != TEST_SPLIT)
-    if len(kept) < len(table):
-        events.log(f"{len(table) - len(kept)} cases of the split test are left out; they are for testing the finished model.")
+    kept, tests = table.parted()
+    if len(tests):
+        events.log(f"{len(tests)} cases of the split test are left out; they are for testing the finished model.")
     if not len(kept):
         raise CaseError("All cases of the table belong to the split test, so there is nothing to train on.")
     findings = check_training(table, events)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from .dicomslices import Header, damaged_ct, is_dicom, read_header, read_slices, unsuited_because
+from .dicomslices import Header, damaged_ct, heights, is_dicom, read_header, read_slices, unsuited_because
 from .errors import ScanError
 from .seriesnames import names_agent, says_enhanced, says_native
 from .volume import CTVolume
@@ -167,17 +167,17 @@ def _rest_of(chosen: SeriesInfo, found: list[SeriesInfo]) -> tuple[str, ...]:
     normal = chosen.headers[0].normal()
     if normal is None:
         return ()
-    own = [height for h in chosen.headers if (height := h.height(normal)) is not None]
+    own = heights(chosen.headers, normal)
     if not own:
         return ()
     for other in found:
-        heights = [height for h in other.headers if (height := h.height(normal)) is not None]
-        if other is chosen or other.uid != chosen.uid or other.orientation != chosen.orientation or len(heights) < 3:
+        theirs = heights(other.headers, normal)
+        if other is chosen or other.uid != chosen.uid or other.orientation != chosen.orientation or len(theirs) < 3:
             continue
-        shared = min(max(own), max(heights)) - max(min(own), min(heights))
-        if shared < 0.2 * (max(heights) - min(heights)):
+        shared = min(max(own), max(theirs)) - max(min(own), min(theirs))
+        if shared < 0.2 * (max(theirs) - min(theirs)):
             return (
-                f"{chosen.title} goes on with {len(heights)} slices of another pixel size, matrix or orientation: only the {len(own)} slices of one "
+                f"{chosen.title} goes on with {len(theirs)} slices of another pixel size, matrix or orientation: only the {len(own)} slices of one "
                 "kind are segmented, and what the others show is not counted.",
             )
     return ()
@@ -237,19 +237,18 @@ def _describe(headers: list[Header], damaged: tuple[Path, ...]) -> SeriesInfo:
         bad.append(f"only {thickness:g} mm thick")
     if any(word in f"{text} {first.text('protocol').lower()}" for word in _HINTS):
         score += 15
-    for word, cost in _PENALTIES.items():
-        if re.search(rf"{_WITHOUT}\b{word}", text):
-            score -= cost
-            bad.append(f"“{word}”")
+    for word in _said(_PENALTIES, text):
+        score -= _PENALTIES[word]
+        bad.append(f"“{word}”")
     enhanced = says_enhanced(words)
     if not enhanced and names_agent(first.text("agent")) and not says_native(words):
         enhanced = "contrast agent"
     if enhanced:
         score -= _ENHANCED_COSTS
         bad.append(f"“{enhanced}”")
-    if spine := next((w for w in _SPINE if re.search(rf"{_WITHOUT}\b{w}", text)), None):
+    if spine := _said(_SPINE, text):
         score -= _SPINE_COSTS
-        bad.append(f"“{spine}”")
+        bad.append(f"“{spine[0]}”")
     places = len({h.text("position") for h in headers})
     if len(headers) >= 3 * places:  # perfusion, bolus tracking, or copies, which reading tells apart
         score -= _DYNAMIC_COSTS
@@ -288,13 +287,17 @@ def _describe(headers: list[Header], damaged: tuple[Path, ...]) -> SeriesInfo:
 
 def _refusal(text: str) -> str | None:
     with_head = any(word in text for word in ("head", "brain", "cran", "kopf", "hirn", "schädel", "schaedel"))
-    words = _REFUSED if with_head else (*_REFUSED, *_SPINE)
-    word = next((w for w in words if re.search(rf"{_WITHOUT}\b{w}", text)), None)
-    return f"“{word}” in its description" if word else None
+    words = _said(_REFUSED if with_head else (*_REFUSED, *_SPINE), text)
+    return f"“{words[0]}” in its description" if words else None
+
+
+def _said(words: Iterable[str], text: str) -> list[str]:
+    """Those of the words that a description says and does not deny."""
+    return [word for word in words if re.search(rf"{_WITHOUT}\b{word}", text)]
 
 
 def _span(headers: list[Header]) -> float:
     """mm between the first and the last slice."""
     normal = headers[0].normal()
-    positions = [p for h in headers if (p := h.numbers("position", 3)) is not None]
-    return float(np.ptp(np.array(positions) @ normal)) if normal is not None and positions else 0.0
+    found = heights(headers, normal) if normal is not None else []
+    return float(np.ptp(found)) if found else 0.0

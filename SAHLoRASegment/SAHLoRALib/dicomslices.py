@@ -1,8 +1,8 @@
 """DICOM files one by one: headers, and slices stacked at their true positions.
 
 Read with SimpleITK (GDCM): the position of each slice comes from its own header. A plain series reader takes a gantry tilt for a rotation and uneven
-gaps for even ones. Of the patient (name, number, dates) nothing is taken from the headers; whether two
-files are of one patient is asked of a keyed hash that nobody can turn back, with a key that is forgotten when the program ends.
+gaps for even ones. Of the patient (name, number, dates) nothing is taken from the headers; whether two files are of one
+patient is asked of a keyed hash that nobody can turn back, with a key that is forgotten when the program ends.
 """
 
 from __future__ import annotations
@@ -86,11 +86,6 @@ class Header:
         rows, columns = np.array(orientation[:3]), np.array(orientation[3:])
         return bool(abs(rows @ columns) < 0.009 * np.linalg.norm(rows) * np.linalg.norm(columns))
 
-    def height(self, normal: np.ndarray) -> float | None:
-        """mm along the normal; None where the position is missing."""
-        position = self.numbers("position", 3)
-        return None if position is None else float(np.array(position) @ normal)
-
     def orientation_name(self) -> str:
         """axial, coronal, sagittal or unknown."""
         normal = self.normal()
@@ -105,6 +100,11 @@ class Header:
             if mine is not None and theirs is not None and not np.allclose(mine, theirs, rtol=0.0, atol=tolerance):
                 return False
         return True
+
+
+def heights(headers: Sequence[Header], normal: np.ndarray) -> list[float]:
+    """mm along the normal of the slices whose position is known."""
+    return [float(np.array(position) @ normal) for h in headers if (position := h.numbers("position", 3)) is not None]
 
 
 def is_dicom(path: Path) -> bool:
@@ -189,7 +189,7 @@ def read_slices(headers: Sequence[Header], source: str, series: str) -> CTVolume
     first = headers[0]
     normal = first.normal()
     assert normal is not None
-    headers = sorted(headers, key=lambda h: float(np.array(h.numbers("position", 3)) @ normal))
+    headers = [headers[n] for n in np.argsort(heights(headers, normal), kind="stable")]
     headers, copies = _without_copies(headers, normal, source, series)
     positions = np.array([h.numbers("position", 3) for h in headers])
     if (both := _mixed_acquisitions(headers, positions @ normal)) is not None:
@@ -221,13 +221,15 @@ def read_slices(headers: Sequence[Header], source: str, series: str) -> CTVolume
 
 def _without_copies(headers: Sequence[Header], normal: np.ndarray, source: str, series: str) -> tuple[list[Header], int]:
     """Sorted headers without those that repeat the pixels of another one at its position, and how many went. Raises ScanError where they differ."""
-    heights = [float(np.array(h.numbers("position", 3)) @ normal) for h in headers]
-    if max(heights) - min(heights) < 0.01:
+    found = heights(headers, normal)
+    if max(found) - min(found) < 0.01:
         raise ScanError(f"{source}: all slices of {series} state the same position, so the true ones are lost; export the scan again.")
     kept: list[Header] = []
-    for n, header in enumerate(headers):
-        if not kept or heights[n] - float(np.array(kept[-1].numbers("position", 3)) @ normal) >= 0.01:
+    below = -np.inf
+    for height, header in zip(found, headers, strict=True):
+        if height - below >= 0.01:
             kept.append(header)
+            below = height
             continue
         shape = tuple(int(header.text(name) or 0) for name in ("rows", "columns"))
         with quiet_itk():

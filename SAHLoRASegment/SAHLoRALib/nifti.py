@@ -49,10 +49,15 @@ def _header(path: Path) -> tuple[bytes, str] | None:
     return None
 
 
+def _sform(header: bytes, order: str) -> np.ndarray:
+    """(3, 4) LPS affine of the sform."""
+    return _FLIP @ np.array(struct.unpack(order + "12f", header[_SFORM])).reshape(3, 4)  # type: ignore[no-any-return]
+
+
 def _sheared_affine(header: bytes, order: str) -> np.ndarray | None:
     """(3, 4) LPS affine of the sform where it is sheared by more than rounding, else None."""
     _, sform_code = struct.unpack(order + "2h", header[_CODES])
-    affine = _FLIP @ np.array(struct.unpack(order + "12f", header[_SFORM])).reshape(3, 4)
+    affine = _sform(header, order)
     lengths = np.linalg.norm(affine[:, :3], axis=0)
     if sform_code <= 0 or not np.isfinite(affine).all() or lengths.min() <= 0:
         return None
@@ -77,7 +82,7 @@ def two_places(path: Path) -> str | None:
         return None
     size = np.array(image.GetSize()) - 1.0
     corners = np.stack(np.meshgrid(*([0.0, n] for n in size), indexing="ij"), axis=-1).reshape(-1, 3)
-    affine = _FLIP @ np.array(struct.unpack(order + "12f", header[_SFORM])).reshape(3, 4)
+    affine = _sform(header, order)
     taken = (np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()) @ corners.T + np.array(image.GetOrigin())[:, None]
     apart = float(np.linalg.norm(affine[:, :3] @ corners.T + affine[:, 3:] - taken, axis=0).max())
     if not apart > 0.5:

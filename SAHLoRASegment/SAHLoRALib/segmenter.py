@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from . import __version__
+from .crashlog import NO_MEMORY_FOR_MAPS
 from .errors import ConfigError, ModelError
 from .events import Events
 
@@ -36,8 +37,6 @@ DEFAULT_ADAPTER = "all-conv-lora"
 
 #: Share of the time that finding the skull takes before the first slice passes the network; for the progress only.
 _SKULL_SHARE = 0.12
-#: How PyTorch and oneDNN say that memory ran out, on Linux, macOS and Windows.
-_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "could not create a primitive", "could not create a memory")
 
 
 @dataclass(frozen=True)
@@ -296,7 +295,7 @@ def _out_of_memory(error: Exception) -> bool:
     import torch
 
     text = str(error).lower()
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in text for words in _NO_MEMORY)
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in text for words in NO_MEMORY_FOR_MAPS)
 
 
 def _rounded(value: Any) -> Any:

@@ -50,7 +50,7 @@ class Arguments(Common):
 
 def run(arguments: Arguments, events: Events) -> int:
     """Returns the exit code. Raises CaseError, ConfigError."""
-    from ..cases import TEST_SPLIT, CaseTable
+    from ..cases import CaseTable
     from ..errors import CaseError
     from ..evaluation import evaluate
 
@@ -58,7 +58,8 @@ def run(arguments: Arguments, events: Events) -> int:
     for warning in cases.warnings:
         events.log(warning, "warning")
     if arguments.split is not None:
-        cases = cases.where(lambda case: (case.split == TEST_SPLIT) == (arguments.split == "test"))
+        training, tests = cases.parted()
+        cases = tests if arguments.split == "test" else training
         if not len(cases):
             raise CaseError(f"{arguments.cases} has no cases of the split {arguments.split}; its column split says test for those of the test.")
     result = evaluate(

@@ -110,7 +110,7 @@ def chosen_cases(arguments: TrainingArguments, events: Events) -> tuple[CaseTabl
     Raises CaseError that names every case with a problem.
     """
     from ..case_check import check_training, patient_volumes, require_usable
-    from ..cases import TEST_SPLIT, VALIDATION_SPLITS, CaseTable
+    from ..cases import VALIDATION_SPLITS, CaseTable
     from ..cohort import case_digests
     from ..folds import split_validation
 
@@ -125,7 +125,7 @@ def chosen_cases(arguments: TrainingArguments, events: Events) -> tuple[CaseTabl
         events.log(warning, "warning")
     findings = check_training(table, events, other)
     require_usable([*findings, *(other.check(events) if other is not None else ())])
-    usable = table.where(lambda case: case.split != TEST_SPLIT)
+    usable, _ = table.parted()
     if len(usable) == 0:
         raise CaseError(f"All cases of {arguments.cases} are test cases; there is none to train on.")
     digests = case_digests(usable, findings)
