@@ -31,6 +31,11 @@ def head_hu(points: np.ndarray) -> np.ndarray:
     return hu
 
 
+def noisy(points: np.ndarray) -> np.ndarray:
+    """The same with noise."""
+    return head_hu(points) + np.random.default_rng(0).normal(0, 25, points.shape[:-1])
+
+
 def points_of(positions: np.ndarray, shape: tuple[int, int], spacing: tuple[float, float], rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """(slices, rows, columns, 3) LPS mm of all pixels; rows, columns: DICOM's row and column directions, spacing between rows and columns."""
     y = np.arange(shape[0])[:, None, None] * spacing[0] * columns
