@@ -17,7 +17,7 @@ from .phantom import PhantomConfig
 #: The word for the file that belongs to the bundled models, and where it lies in a clone of the repository.
 BUNDLED = "models"
 _PLACE = Path(__file__).resolve().parents[2] / "Resources" / "Study" / "models.yaml"
-_KNOWN = ("kind", "count", "seed", "use", "without", "matrix", "slices")
+_KNOWN = ("kind", "count", "seed", "use", "without", "matrix", "slices", "warp")
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,9 @@ class Arguments(Common):
     """Rows and columns."""
     slices: int | None = None
     """Slices of a scan. Left out, each case's scanner decides."""
+    warp: float = 1.0
+    """How far the heads are made other people's: 1 as they are, 2 wider or narrower by up to 17 % in each direction and bent by 4 mm over 60 mm; at
+    most 3."""
     jobs: int = 1
     """Processes that share the work; the cases are the same with any number."""
     cohort: str = ""
@@ -60,7 +63,7 @@ def run(arguments: Arguments, events: Events) -> int:
             raise ConfigError(f"{name} goes with --cohort; without it --count says how many cases.")
     from ..phantom import PhantomConfig, make_cohort
 
-    names = ("output", "kind", "count", "seed", "heads", "use", "without", "format", "matrix", "slices", "jobs")
+    names = ("output", "kind", "count", "seed", "heads", "use", "without", "format", "matrix", "slices", "warp", "jobs")
     table = make_cohort(PhantomConfig(**{name: getattr(arguments, name) for name in names}), events)
     arguments.say(f"{arguments.count} cases: {table}")
     events.result(command="phantom", cases=str(table), count=arguments.count)
@@ -69,7 +72,7 @@ def run(arguments: Arguments, events: Events) -> int:
 
 def _cohort(arguments: Arguments, events: Events) -> int:
     """--cohort paper, models or a file."""
-    given = [name for name, default in (("kind", "asah"), ("count", 1), ("use", None), ("without", 0.0)) if getattr(arguments, name) != default]
+    given = [name for name, default in (("kind", "asah"), ("count", 1), ("use", None), ("without", 0.0), ("warp", 1.0)) if getattr(arguments, name) != default]
     if given:
         raise ConfigError(f"--cohort {arguments.cohort} decides {', '.join(given)} itself; leave that out.")
     if arguments.cohort == "paper":

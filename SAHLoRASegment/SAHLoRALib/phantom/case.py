@@ -30,11 +30,19 @@ class PhantomCase:
 
 
 def make_case(
-    head: Head, kind: str, seed: int, scanner: ScannerConfig | None = None, matrix: int = 512, slices: int | None = None, site: str = ""
+    head: Head,
+    kind: str,
+    seed: int,
+    scanner: ScannerConfig | None = None,
+    matrix: int = 512,
+    slices: int | None = None,
+    site: str = "",
+    warp: float = 1.0,
 ) -> PhantomCase:
     """A synthetic head CT with its annotation; the same arguments give the same case.
 
     kind: one of KINDS. scanner: None draws one of `site` (without it A for tbi and none, B for asah), `matrix` rows and columns, `slices` slices.
+    warp: how far the head is made another's, 1 to 3 (`draw_pose`).
     """
     if kind not in KINDS:
         raise ConfigError(f"There is no kind of case called '{kind}'; choose one of {', '.join(KINDS)}.")
@@ -51,5 +59,5 @@ def make_case(
     spans = [np.nonzero(brain.any(axis=axes))[0] for axes in ((1, 2), (0, 2), (0, 1))]
     centre = np.array([(s.min() + s.max()) / 2 for s in spans]) + rng.normal(0, 3, 3)
     centre[0] += rng.uniform(-12, 4)
-    ct, mask = acquire(hu, fraction, centre, draw_pose(rng, hu.shape), scanner, rng)
+    ct, mask = acquire(hu, fraction, centre, draw_pose(rng, hu.shape, warp), scanner, rng)
     return PhantomCase(ct, mask, kind, head.name, painted, scanner)

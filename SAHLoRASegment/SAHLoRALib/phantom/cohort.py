@@ -46,7 +46,8 @@ class PhantomConfig:
     output: folder for the cases and cases.csv. kind: tbi, asah or none. count: cases. seed: of the first case; each case has its own from there.
     heads: folder of label maps with FreeSurfer labels; left out, the built-in ICBM152 anatomy serves. use: which of its label maps, counted from 1,
     such as 1-11 or 1,4,7-9; left out, all in turn. without: share of cases without haemorrhage. format: nrrd, nii.gz or dicom (a series a case, the
-    only one that keeps uneven gaps). matrix: rows and columns. slices: left out, drawn by the scanner. jobs: processes.
+    only one that keeps uneven gaps). matrix: rows and columns. slices: left out, drawn by the scanner. warp: 1 leaves the heads as they are, more (at
+    most 3) makes other people's of them. jobs: processes.
     """
 
     output: Path
@@ -59,6 +60,7 @@ class PhantomConfig:
     format: str = "nrrd"
     matrix: int = 512
     slices: int | None = None
+    warp: float = 1.0
     jobs: int = 1
 
     def __post_init__(self) -> None:
@@ -68,6 +70,8 @@ class PhantomConfig:
             raise ConfigError("count must be at least 1 and seed at least 0.")
         if not 0 <= self.without <= 1:
             raise ConfigError(f"without is a share between 0 and 1, not {self.without}.")
+        if not 1 <= self.warp <= 3:
+            raise ConfigError(f"warp is a number from 1 (heads as they are) to 3, not {self.warp}.")
         if self.use and self.heads is None:
             raise ConfigError("use chooses among the label maps of a folder; name the folder with heads.")
         check_writing(self.format, self.matrix, self.slices, self.jobs)
@@ -88,7 +92,7 @@ def check_writing(form: str, matrix: int, slices: int | None, jobs: int) -> None
 @dataclass(frozen=True)
 class PlannedCase:
     """One case to be made. head: its label map, None for the built-in anatomy. site: of the case table. scanner: None draws one by the kind.
-    machine: the scanner's name, where it has one.
+    machine: the scanner's name, where it has one. warp: of the head.
     """
 
     name: str
@@ -98,6 +102,7 @@ class PlannedCase:
     site: str
     scanner: ScannerConfig | None = None
     machine: str = ""
+    warp: float = 1.0
 
     @property
     def head_name(self) -> str:
@@ -203,7 +208,8 @@ def _plan(config: PhantomConfig, heads: list[Path | None]) -> Iterator[PlannedCa
         plain = int((index + 1) * config.without) > int(index * config.without)
         kind = "none" if plain else config.kind
         seed = config.seed + index
-        yield PlannedCase(f"{config.kind}-{seed:05d}", kind, seed, heads[index % len(heads)], "B" if config.kind == "asah" else "A")
+        site = "B" if config.kind == "asah" else "A"
+        yield PlannedCase(f"{config.kind}-{seed:05d}", kind, seed, heads[index % len(heads)], site, warp=config.warp)
 
 
 @lru_cache(maxsize=2)
@@ -233,10 +239,13 @@ def _one(planned: PlannedCase, writing: Writing) -> dict[str, str]:
     if planned.scanner is not None:
         asked["scanner"] = planned.machine or "given"
         asked["acquisition"] = hashlib.sha256(repr(planned.scanner).encode()).hexdigest()[:16]
+    if planned.warp != 1.0:
+        asked["warp"] = planned.warp
     done = read_note(note)
     if not (done.get("asked") == asked and ct_path.exists() and mask_path.exists()):
         try:
-            case = make_case(head_of(planned.head), planned.kind, planned.seed, planned.scanner, writing.matrix, writing.slices, planned.site)
+            head = head_of(planned.head)
+            case = make_case(head, planned.kind, planned.seed, planned.scanner, writing.matrix, writing.slices, planned.site, planned.warp)
         except SAHLoRAError as error:
             raise type(error)(f"Case {planned.name}: {error}") from error
         _write(case, ct_path, mask_path, writing.format)
