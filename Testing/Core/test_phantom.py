@@ -15,7 +15,7 @@ from SAHLoRALib.errors import ConfigError, ScanError
 from SAHLoRALib.phantom import PhantomConfig, ScannerConfig, anatomy, heads_in, icbm_head, lesions, load_head, make_case, make_cohort
 from SAHLoRALib.phantom.fields import distance_to, smooth_noise, warp
 from SAHLoRALib.phantom.lesions import Bleeding
-from SAHLoRALib.phantom.scanner import Pose, acquire, draw_scanner
+from SAHLoRALib.phantom.scanner import Pose, acquire, draw_pose, draw_scanner
 from SAHLoRALib.phantom.tissue import _dura, _outer_table, _skull_base, draw_patient
 from scipy import ndimage
 
@@ -77,6 +77,28 @@ def test_same_seed_gives_the_same_case_and_another_kind_another(head, asah, plai
     assert np.array_equal(again.ct.hu, asah.ct.hu)
     assert np.array_equal(again.mask, asah.mask)
     assert not np.array_equal(plain.ct.hu, asah.ct.hu)
+
+
+def test_a_warped_head_is_another_persons_with_as_much_in_it(head):
+    """The pose turns the head as without; its shape is another one, and no voxel is mapped twice."""
+    plain, same, warped = (draw_pose(np.random.default_rng(4), head.labels.shape, warp) for warp in (1.0, 1.0, 2.0))
+    assert np.array_equal(plain.displacement, same.displacement) and np.array_equal(plain.matrix, same.matrix)
+    moved = (warped.displacement - plain.displacement).numpy()[0]
+    assert 1.5 < moved.std() < 4.0
+    size = [np.linalg.norm(pose.matrix, axis=0) for pose in (plain, warped)]
+    assert np.allclose(size[1], size[0] ** 2) and np.allclose(warped.matrix / size[1], plain.matrix / size[0])
+    for axis in range(3):
+        step = head.labels.shape[axis] / moved.shape[1 + axis]  # mm between two values of the displacement
+        assert np.diff(warped.displacement.numpy()[0][axis], axis=axis).min() > -step
+
+
+def test_a_cohort_of_warped_heads_is_made_anew_and_another(tmp_path):
+    config = PhantomConfig(tmp_path, kind="none", seed=3, matrix=96, slices=6)
+    plain = read_ct(make_cohort(config).parent / "none-00003" / "ct.nrrd").hu
+    make_cohort(replace(config, warp=2.0))
+    warped = read_ct(tmp_path / "none-00003" / "ct.nrrd").hu
+    assert np.abs((warped > -200).mean() / (plain > -200).mean() - 1) > 0.01
+    assert json.loads((tmp_path / "none-00003" / "case.json").read_text())["asked"]["warp"] == 2.0
 
 
 def test_brain_bone_and_air_have_the_hu_of_a_head(asah):
@@ -337,6 +359,8 @@ def test_a_folder_of_label_maps_serves_as_anatomy(tmp_path, head):
         ({"slices": 1}, "slices"),
         ({"use": "1-3"}, "folder"),
         ({"matrix": 8}, "matrix"),
+        ({"warp": 0.5}, "warp"),
+        ({"warp": 3.5}, "warp"),
     ],
 )
 def test_wrong_settings_are_refused_in_one_sentence(tmp_path, settings, word):
