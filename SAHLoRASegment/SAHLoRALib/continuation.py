@@ -1,21 +1,22 @@
 """Going on from an adapter with more cases: where the training of each fold starts, so that nothing is measured on patients whom it has learnt from.
 
 The adapter itself has learnt from all cases of its training. So each fold of the new cross-validation starts from the adapter that the former
-cross-validation made for that very fold, and the folds are kept: no patient changes sides. Only the last training, on all cases, starts from
-the adapter itself. Where the former run's folder is not at hand the folds start from the base, and the user is told so.
+cross-validation made for that very fold, and the folds are kept: no patient changes sides. Those who chose a fold's weights and threshold choose them
+again, with some of the new ones, for of all others the fold's adapter has learnt. Only the last training, on all cases, starts from the adapter itself. Where the former run's folder is not at hand the folds start from the base, and the user is told so.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .errors import ConfigError, ModelError
+from .errors import DAMAGED, ConfigError, ModelError
 from .events import Events
 from .folds import Folds
-from .runs import MODEL
+from .runs import MODEL, RESULT
 from .weights import ModelInfo, read_info
 
 FOLDS = "folds.json"
@@ -33,6 +34,7 @@ class Continuation:
     adapter: ModelInfo
     starts: Mapping[int, ModelInfo] = field(default_factory=dict)
     folds: Folds | None = None
+    held: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
     def keep_folds(self, path: Path) -> None:
         """Write the former folds to `path`, or hold the folds that are there against them. Raises ConfigError where a patient would change sides."""
@@ -55,7 +57,7 @@ def continue_from(adapter: ModelInfo, folder: Path, events: Events, *, named: bo
     """
     starts, why = _fold_adapters(adapter, folder)
     if not why and (folder / FOLDS).is_file():
-        return Continuation(adapter, starts, Folds.read(folder / FOLDS))
+        return Continuation(adapter, starts, Folds.read(folder / FOLDS), _validation_cases(starts))
     why = why or f"{folder} holds no {FOLDS}"
     if named:
         raise ConfigError(f"The folds cannot go on from the training of {adapter.name}: {why}. Name its run folder, or leave it out.")
@@ -82,3 +84,15 @@ def _fold_adapters(adapter: ModelInfo, folder: Path) -> tuple[dict[int, ModelInf
             raise ModelError(f"{found[0]} is not the adapter of a fold of {adapter.name}; restore {folder} from a copy, or leave it out.")
         starts[fold] = info
     return starts, ""
+
+
+def _validation_cases(starts: Mapping[int, ModelInfo]) -> dict[int, tuple[str, ...]]:
+    """fold → validation cases, from the results beside the adapters; nothing where one does not tell them."""
+    held = {}
+    for fold, info in starts.items():
+        try:
+            told = json.loads(info.path.with_name(RESULT).read_text(encoding="utf-8"))["validated_on"]
+            held[fold] = tuple(str(name) for name in told)
+        except (OSError, *DAMAGED):
+            return {}
+    return held

@@ -109,20 +109,42 @@ def hold_out(volumes: Mapping[str, float], share: float, seed: int) -> tuple[tup
     return tuple(p for p in volumes if p not in held), tuple(p for p in volumes if p in held)
 
 
+def _hold_out_again(
+    volumes: Mapping[str, float], table: CaseTable, going_on: Continuation, fold: int, share: float, seed: int
+) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """As `hold_out`, for a fold that goes on from an adapter: the patients whom it was chosen on, and of the new ones, where enough of them bleed, some.
+
+    None where no patient with haemorrhage is left of the former ones.
+    """
+    names = set(going_on.held[fold])
+    held = {case.patient for case in table if case.case in names} & set(volumes)
+    if not any(volumes[p] > 0 for p in held):
+        return None
+    known = going_on.folds.folds if going_on.folds else {}
+    new = {p: ml for p, ml in volumes.items() if p not in known}
+    if sum(ml > 0 for ml in new.values()) >= FEW:
+        held |= set(hold_out(new, share, seed)[1])
+    return tuple(p for p in volumes if p not in held), tuple(p for p in volumes if p in held)
+
+
 def plan_folds(
     config: TrainingConfig, usable: Usable, folds: Folds, base: ModelInfo | None, *, method: str, rank: int, label: str, validation: float, seed: int,
-    starts: Mapping[int, ModelInfo] | None = None,
+    going_on: Continuation | None = None,
 ) -> list[Run]:  # fmt: skip
-    """A run for each fold. validation: share of a fold's training patients that is held out for early stopping; 0 for none. starts: fold → the
-    adapter that it goes on from.
+    """A run for each fold. validation: share of a fold's training patients that is held out for early stopping; 0 for none. going_on: what the folds
+    start from.
     """
+    starts = going_on.starts if going_on else {}
     runs = []
     patients = set(usable.volumes)
     for fold in range(folds.count):
-        learning, held = hold_out({p: usable.volumes[p] for p in folds.training_patients(fold, patients)}, validation, seed)
+        volumes = {p: usable.volumes[p] for p in folds.training_patients(fold, patients)}
+        learning, held = hold_out(volumes, validation, seed)
+        if validation and going_on and fold in going_on.held:
+            learning, held = _hold_out_again(volumes, usable.table, going_on, fold, validation, seed) or (learning, held)
         sides = (learning, held, folds.test_patients(fold, patients))
         parts = [tuple(case.case for case in usable.table.of_patients(side)) for side in sides]
-        digest = run_digest(config, base, parts, usable.digests, (starts or {}).get(fold))
+        digest = run_digest(config, base, parts, usable.digests, starts.get(fold))
         runs.append(Run(method, rank, label, fold, config, parts[0], parts[1], parts[2], digest))
     return runs
 
@@ -162,7 +184,7 @@ def cross_validate(
         going_on.keep_folds(output / FOLDS)
     folds = folds_for(output / FOLDS, usable.volumes, count, seed)
     method, rank, label = method_of(config)
-    runs = plan_folds(config, usable, folds, cohort.base, method=method, rank=rank, label=label, validation=validation, seed=seed, starts=starts)
+    runs = plan_folds(config, usable, folds, cohort.base, method=method, rank=rank, label=label, validation=validation, seed=seed, going_on=going_on)
     results = []
     with alone(output, group.leads):
         for number, run in enumerate(runs):

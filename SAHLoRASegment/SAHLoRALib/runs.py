@@ -96,7 +96,8 @@ class Run:
 class RunResult:
     """What came out. rows: `case_metrics` of every test case, with case, patient and site. trainable: how many numbers learnt. file_bytes: of the
     model that a user would need beside the base. seconds: of training; predict_seconds: of segmenting all test cases. peak_memory_mb: of the process
-    while it trained, its libraries and cached slices included. best_step: whose weights were kept; best_epoch: the same in epochs.
+    while it trained, its libraries and cached slices included. best_step: whose weights were kept; best_epoch: the same in epochs. validated_on: the
+    names of the validation cases, None where an older version wrote the result.
     """
 
     digest: str
@@ -114,6 +115,7 @@ class RunResult:
     stopped_early: bool = False
     threshold: float = 0.5
     validation: dict[str, Any] | None = None
+    validated_on: list[str] | None = None
     history: list[dict[str, Any]] | None = None
     computing: str = ""
     date: str = ""
@@ -180,7 +182,7 @@ def execute(
         return done
     number, total = place
     events.check_cancel()
-    result = RunResult(run.digest, run.label, run.fold, [])
+    result = RunResult(run.digest, run.label, run.fold, [], validated_on=list(run.validation))
     if not run.trains:
         if cohort.base is None:
             raise ConfigError("There is no base whose predictions could be measured without fine-tuning; name one.")

@@ -115,7 +115,7 @@ def head_window(ct: CTVolume, margin_mm: float = 10.0) -> HeadWindow:
     return HeadWindow(box[0], box[1], tuple(int(k) for k in (held if len(held) else range(len(ct.hu)))))
 
 
-def brain_window(ct: CTVolume, inside: np.ndarray, head: HeadWindow, margin_mm: float = 12.0) -> HeadWindow:
+def brain_window(ct: CTVolume, inside: np.ndarray, head: HeadWindow, margin_mm: float = 28.0) -> HeadWindow:
     """The part of the head's window around the inside of the skull (slices, rows, columns), with the bone and some scalp; its slices hold inside.
 
     Nothing outside the skull is ever segmented, so a network need not see the face and the ears: a fifth to a third of the head's pixels.

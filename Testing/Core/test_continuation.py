@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from SAHLoRALib.cli import main
 from SAHLoRALib.crossvalidation import FOLDS, RUNS
 from SAHLoRALib.folds import Folds
-from SAHLoRALib.runs import MODEL
+from SAHLoRALib.runs import MODEL, RESULT
 from SAHLoRALib.weights import load_adapted, read_info
 from tiny_cohort import flags, save_cohort, save_tiny_base
 
@@ -53,6 +54,30 @@ def test_each_fold_goes_on_from_the_former_adapter_of_its_fold_and_the_final_one
     assert train("second", "--continue-from", "first") == 0
     assert train("second", "--base", "tiny", "--adapter.rank", "2") == 2
     assert "already, of another training" in capsys.readouterr().err
+
+
+def validated_on(adapter: Path) -> list[str]:
+    return json.loads(adapter.with_name(RESULT).read_text())["validated_on"]
+
+
+def test_a_fold_is_chosen_on_the_patients_that_chose_it_before_never_on_those_it_has_learnt_from(models: Path, capsys: Capture) -> None:
+    save_cohort(Path("cases"), (*SIZES, 3, 8, 4, 5, 7, 6, 2, 9))
+    assert train("second", "--continue-from", "first", "--validation-share", "0.4") == 0
+    assert "may have learnt" not in capsys.readouterr().err
+    old, new = (set(Folds.read(Path("runs", name, FOLDS)).folds) for name in ("first", "second"))
+    assert len(new) == len(old) + 8
+    for before, after in zip(fold_adapters("first"), fold_adapters("second"), strict=True):
+        held = set(validated_on(after))
+        assert set(validated_on(before)) == {case for case in held if case.replace("a", "p") in old}
+        assert held > set(validated_on(before))  # and some new ones
+    # Where an older version wrote the former results, they are drawn as for a new training, and that is told.
+    for before in fold_adapters("first"):
+        result = before.with_name(RESULT)
+        content = json.loads(result.read_text())
+        del content["validated_on"]
+        result.write_text(json.dumps(content))
+    assert train("third", "--continue-from", "first") == 0
+    assert "may have learnt" in capsys.readouterr().err
 
 
 def test_training_starts_from_the_adapters_weights(models: Path, capsys: Capture) -> None:

@@ -61,7 +61,7 @@ WHOLE = np.arange(-70.0, 71.0, 10.0)
 def test_the_brains_window_holds_all_of_the_inside_with_its_bone_and_is_smaller_than_the_heads(tilt: float) -> None:
     ct = _volume(WHOLE, tilt)
     head, inside = head_window(ct), intracranial(ct)
-    brain = brain_window(ct, inside, head)
+    brain = brain_window(ct, inside, head, 12.0)
     assert brain.crop(inside).sum() == inside.sum() and list(brain.slices) == [k for k in head.slices if inside[k].any()]
     for (low, high), (outer_low, outer_high), axes, step in zip(
         (brain.rows, brain.columns), (head.rows, head.columns), ((0, 2), (0, 1)), ct.spacing, strict=True
@@ -71,6 +71,17 @@ def test_the_brains_window_holds_all_of_the_inside_with_its_bone_and_is_smaller_
         assert (hit[0] - low) * step >= 12.0 or low == outer_low
         assert (high - 1 - hit[-1]) * step >= 12.0 or high == outer_high
     assert np.prod(brain.shape) < np.prod(head.shape)
+
+
+def test_the_brains_window_leaves_bone_and_scalp_around_the_inside_as_training_shows_them() -> None:
+    """At 12 mm less blood was found on validation heads than with the head's window, which training shows; at 28 mm as much."""
+    ct = _volume(WHOLE)
+    inside, whole = intracranial(ct), HeadWindow((0, ct.shape[1]), (0, ct.shape[2]), tuple(range(ct.shape[0])))
+    brain = brain_window(ct, inside, whole)
+    for (low, high), n, axes, step in zip((brain.rows, brain.columns), ct.shape[1:], ((0, 2), (0, 1)), ct.spacing, strict=True):
+        hit = np.flatnonzero(inside.any(axis=axes))
+        assert min(int(hit[0]), round(28.0 / step)) <= hit[0] - low <= 28.0 / step + 1
+        assert min(n - 1 - int(hit[-1]), round(28.0 / step)) <= high - 1 - hit[-1] <= 28.0 / step + 1
 
 
 def test_without_an_inside_the_brains_window_is_the_heads() -> None:

@@ -115,7 +115,7 @@ def _cross_validated(arguments: Arguments, config: TrainingConfig, base: ModelIn
     if start is not None:
         former = arguments.former_run or Path("runs") / start.name
         going_on = continue_from(start, former, events, named=arguments.former_run is not None)
-        if share:
+        if share and going_on.starts and not going_on.held:
             events.log(
                 f"Weights and threshold are chosen on patients of whom {start.name} may have learnt some, so its own habits are favoured there; the "
                 "folds' figures are of patients that it has not seen."
