@@ -300,7 +300,7 @@ class SAHLoRASegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         rows = self.batch.rows()
         for n, scan in enumerate(run.scans):
-            if len(rows) and slicer.mrmlScene.IsNodePresent(scan) and scan in self.logic.usableVolumes():
+            if len(rows) and scan in self.batch.nodes:  # after a folder's batch the table shows studies
                 found = run.results.get(n)
                 state = _("segmented") if found else _("failed: {}").format(run.errors[n]) if n in run.errors else _("not segmented")
                 self.batch.say(self.batch.row_of(scan), state, found.ml if found else None)
@@ -320,9 +320,14 @@ class SAHLoRASegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSaveReport(self, *unused):
         folder = qt.QFileDialog.getExistingDirectory(self.parent, _("Folder for the report"))
-        if folder:
-            self.logic.lastResult().save(Path(folder))
-            self.log(_("Report and picture saved in {}").format(folder))
+        if not folder:
+            return
+        try:
+            report, picture = self.logic.lastResult().save(Path(folder))
+        except OSError as error:
+            self._fail(_("The report cannot be written to {}: {}").format(folder, error.strerror or error))
+        else:
+            self.log(_("Saved in {}: {}, {}").format(folder, report.name, picture.name))
 
     def onImport(self, *unused):
         path = qt.QFileDialog.getOpenFileName(self.parent, _("Import a model or an adapter"), "", "SAHLoRA (*.safetensors)")

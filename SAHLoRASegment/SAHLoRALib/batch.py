@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -15,7 +16,7 @@ from .ct import CTVolume, format_warnings, mask_image, read_ct, write_image, wri
 from .errors import DAMAGED, Cancelled, OutputError, SAHLoRAError
 from .events import Events
 from .files import sweep, write_text
-from .inputs import ScanInput, unique_name
+from .inputs import ScanInput, is_result, place_digest, unique_name
 from .montage import write_montage
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 SUMMARY = "summary.csv"
 REPORT = "report.json"
+#: In the report: `place_digest` of the scan, which tells it from another of the same name without telling the user's folders.
+PLACE = "source_digest"
+#: Lies in a folder of results while they are being written: what is there is this program's.
+_UNFINISHED = ".unfinished"
 MONTAGE = "montage.png"
 Format = Literal["nrrd", "nii.gz", "seg.nrrd"]
 
@@ -30,6 +35,8 @@ _COLUMNS = (
     "name", "input", "status", "total_ml", "largest_ml", "components", "slices_with_blood", "left_right_mm", "front_back_mm", "bottom_top_mm",
     "slices", "tilt_degrees", "model", "model_digest", "adapter", "adapter_digest", "threshold", "seconds", "folder", "warnings", "error",
 )  # fmt: skip
+#: What is written into the folder of a scan.
+_OURS = (REPORT, MONTAGE, *(f"{what}.{ending}" for what in ("mask", "probability", "ct") for ending in get_args(Format)))
 #: Share of a scan's time that reading takes, and that writing begins at; for the progress only.
 _READ, _WRITE = 0.1, 0.85
 
@@ -128,9 +135,19 @@ def segment_batch(
         if result.error and len(scans) > 1:
             events.log(f"{names[n]}: {result.error}", "warning")
         results.append(result)
-        write_summary(results, outputs.folder)
+        keep_summary(results, outputs.folder, events, last=n + 1 == len(scans))
         events.progress("Segmenting", n + 1, len(scans), names[n])
     return results
+
+
+def keep_summary(results: Sequence[ScanResult], folder: Path, events: Events, last: bool) -> None:
+    """`write_summary` during a batch. One that cannot be replaced, perhaps since a spreadsheet shows it, is told and stops nothing but the last."""
+    try:
+        write_summary(results, folder)
+    except OutputError as error:
+        if last:
+            raise
+        events.log(f"{error} The work goes on.", "warning")
 
 
 def segment_scan(
@@ -169,9 +186,10 @@ def write_summary(results: Sequence[ScanResult], folder: Path) -> Path:
     return folder / SUMMARY
 
 
-def write_outputs(found: Segmentation, ct: CTVolume, folder: Path, outputs: Outputs, name: str) -> None:
+def write_outputs(found: Segmentation, ct: CTVolume, folder: Path, outputs: Outputs, scan: ScanInput) -> None:
     """Mask, report, montage and what else was asked for. What an earlier call left in the folder goes. Raises OutputError."""
     _clear(folder)
+    write_text(folder / _UNFINISHED, "")
     report = found.report
     write_segmentation(found.mask, ct, folder / f"mask.{outputs.format}")
     plain = "nii.gz" if outputs.format == "nii.gz" else "nrrd"
@@ -180,9 +198,11 @@ def write_outputs(found: Segmentation, ct: CTVolume, folder: Path, outputs: Outp
     if outputs.keep_ct:
         write_image(mask_image(_storable(ct), ct), folder / f"ct.{plain}")
     with_adapter = f" + {report.adapter['name']}" if report.adapter else ""
-    title = f"{name}: {report.total_ml:.1f} mL, {len(report.slices)} of {report.shape[0]} slices ({report.model['name']}{with_adapter})"
+    title = f"{scan.name}: {report.total_ml:.1f} mL, {len(report.slices)} of {report.shape[0]} slices ({report.model['name']}{with_adapter})"
     write_montage(folder / MONTAGE, ct, found.mask, title)
-    write_text(folder / REPORT, json.dumps(report.as_dict(), indent=2, ensure_ascii=False) + "\n")
+    told = report.as_dict() | {PLACE: place_digest(scan.path)}
+    write_text(folder / REPORT, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+    (folder / _UNFINISHED).unlink(missing_ok=True)
 
 
 def _segment_one(
@@ -207,7 +227,7 @@ def _segment_one(
     for warning in found.report.warnings[len(ct.warnings) :]:
         events.log(f"{scan.name}: {warning}", "warning")
     events.progress("Segmenting", n + _WRITE, total, f"{scan.name}: writing")
-    write_outputs(found, ct, folder, outputs, scan.name)
+    write_outputs(found, ct, folder, outputs, scan)
     return found.report
 
 
@@ -228,12 +248,12 @@ def _storable(ct: CTVolume) -> Any:
 
 
 def folder_names(scans: Sequence[ScanInput], output: Path) -> list[str]:
-    """The scans' names; another scan of that name whose results lie there from an earlier call keeps its folder."""
+    """The scans' names; where a folder of that name holds another scan's results, a user's own mask, or the scan itself, one with a number."""
     taken: set[str] = set()
     names = []
     for scan in scans:
         name = unique_name(scan.name, taken)
-        while _belongs_to_another(output / name, scan.path):
+        while not _is_free(output / name, scan.path):
             taken.add(name.lower())
             name = unique_name(scan.name, taken)
         taken.add(name.lower())
@@ -241,20 +261,30 @@ def folder_names(scans: Sequence[ScanInput], output: Path) -> list[str]:
     return names
 
 
-def _belongs_to_another(folder: Path, path: Path) -> bool:
-    try:
-        source = json.loads((folder / REPORT).read_text(encoding="utf-8"))["source"]
-        return Path(str(source)).resolve() != path.resolve()
-    except (OSError, *DAMAGED):
+def _is_free(folder: Path, scan: Path) -> bool:
+    """Whether results of the scan may go into the folder: nothing that somebody else wrote is in the way."""
+    if not folder.is_dir():
+        return True
+    if folder.resolve() == scan.resolve():  # the results would lie among the slices, and the folder count as one of results
         return False
+    if (folder / _UNFINISHED).exists():
+        return True
+    if not is_result(folder):
+        return not any((folder / name).exists() for name in _OURS)
+    with contextlib.suppress(OSError, *DAMAGED):
+        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        if PLACE in report:
+            return bool(report[PLACE] == place_digest(scan))
+        source = Path(str(report["source"]))  # of an older version, which wrote the path as it was typed: from another folder it means another scan
+        return source.is_absolute() and source.resolve() == scan.resolve()
+    return False
 
 
 def _clear(folder: Path) -> None:
-    """Remove what this program wrote into the folder before, and nothing else."""
+    """Remove what this program wrote into the folder before; `folder_names` sees to it that there is nothing else of these names."""
     sweep(folder)
-    ours = [REPORT, MONTAGE, *(f"{what}.{ending}" for what in ("mask", "probability", "ct") for ending in get_args(Format))]
     try:
-        for name in ours:
+        for name in _OURS:
             (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"Cannot replace the old results in {folder}: {error.strerror or error}. Choose another output folder.") from error

@@ -10,9 +10,10 @@ was copied here (`case_store`), and .checks.json (`case_memory`). A file that wa
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,8 @@ __all__ = ["CaseFolder", "CaseFolderReport", "CaseRow", "RowReport"]
 
 TABLE = "cases.csv"
 CHECKS = ".checks.json"
+#: How long a change waits for one by somebody else.
+_WAIT_SECONDS = 10.0
 _KEEP: Any = object()
 _NO_PATIENT = "A case needs the patient's number or pseudonym, so that scans of one patient stay on one side of the folds."
 
@@ -85,15 +88,19 @@ class CaseFolder:
 
         Raises CaseError (no patient, name taken, mask on another grid), ScanError (no head CT), OutputError; nothing is left behind then.
         """
+        with self._changing():
+            return self._add(Path(image), None if mask is None else Path(mask), case, patient, site, segment, haemorrhage, copy)
+
+    def _add(
+        self, image: Path, mask: Path | None, case: str | None, patient: str, site: str, segment: str | None, haemorrhage: bool | None, copy: bool
+    ) -> CaseRow:
         from .cases import Case
 
         table = self._table()
         name = self._new_name(table) if case is None else self._free_name(case, table)
         if not patient.strip():
             raise CaseError(_NO_PATIENT)
-        made = Case(
-            name, Path(image).absolute(), None if mask is None else Path(mask).absolute(), patient.strip(), site.strip(), segment, haemorrhage
-        )
+        made = Case(name, image.absolute(), mask and mask.absolute(), patient.strip(), site.strip(), segment, haemorrhage)
         if not copy:
             self._write(table, (*table, made))
             return self._row(made)
@@ -118,9 +125,7 @@ class CaseFolder:
 
         told = events or Events()
         found = CaseTable.read(path, segment)
-        table = self._table()
-        cases = list(table)
-        have = {_place(case) for case in cases}
+        have = {_place(case) for case in self._table()}
         for name, reason in found.incomplete:
             told.log(f"{name} is left out: {reason}", "warning")
         added = []
@@ -131,24 +136,39 @@ class CaseFolder:
             if _place(case) in have:
                 told.log(f"{case.case} is left out: its scan and mask are in the table already.", "warning")
                 continue
-            taken = {other.case.lower() for other in cases} | ({p.name.lower() for p in self.folder.glob("*")} if copy else set())
-            case = replace(case, case=unique_name(case.case, taken))
-            if copy:
-                try:
-                    case = store_case(case, self.folder)
-                except OutputError:
-                    raise
-                except SAHLoRAError as error:
-                    told.log(f"{case.case} is left out: {error}", "warning")
-                    continue
-                self._write(table, (*cases, case))
-            cases.append(case)
+            have.add(_place(case))
+            if not copy:
+                added.append(case)
+                continue
+            try:
+                with self._changing():
+                    table = self._table()
+                    taken = {other.case.lower() for other in table} | {p.name.lower() for p in self.folder.glob("*")}
+                    case = store_case(replace(case, case=unique_name(case.case, taken)), self.folder)
+                    self._write(table, (*table, case))
+            except OutputError:
+                raise
+            except SAHLoRAError as error:
+                told.log(f"{case.case} is left out: {error}", "warning")
+                continue
             added.append(case)
         told.progress("Adding cases", len(found), len(found))
         if not added:
             raise CaseError(f"Nothing was added from {path}: its cases are in the table already, or cannot be used.")
-        self._write(table, cases)
+        if not copy:
+            added = self._add_as_they_are(added)
         return [self._row(case) for case in added]
+
+    def _add_as_they_are(self, cases: Sequence[Case]) -> list[Case]:
+        """Rows for cases whose files stay where they are, all at once."""
+        from .inputs import unique_name
+
+        with self._changing():
+            table, named = self._table(), list[Case]()
+            for case in cases:
+                named.append(replace(case, case=unique_name(case.case, {other.case.lower() for other in (*table, *named)})))
+            self._write(table, (*table, *named))
+        return named
 
     def edit(
         self, case: str, *, patient: str = _KEEP, site: str = _KEEP, haemorrhage: bool | None = _KEEP, segment: str | None = _KEEP
@@ -158,17 +178,19 @@ class CaseFolder:
         changes = {name: value.strip() if isinstance(value, str) else value for name, value in given.items() if value is not _KEEP}
         if not changes.get("patient", "x"):
             raise CaseError(_NO_PATIENT)
-        table = self._table()
-        new = replace(table[case], **changes)  # type: ignore[arg-type]
-        self._exchange(table, new)
+        with self._changing():
+            table = self._table()
+            new = replace(table[case], **changes)  # type: ignore[arg-type]
+            self._exchange(table, new)
         return self._row(new)
 
     def remove(self, case: str) -> str:
         """Take a case out of the table. Copies in the folder are deleted, all other files stay; the sentence that comes back says which are where."""
-        table = self._table()
-        old = table[case]
-        self._write(table, [other for other in table if other.case != old.case])
-        deleted = drop(self.folder / old.case)
+        with self._changing():
+            table = self._table()
+            old = table[case]
+            self._write(table, [other for other in table if other.case != old.case])
+            deleted = drop(self.folder / old.case)
         left = [str(path) for path in (old.image, old.mask) if path is not None and path.exists()]
         said = [f"Case {old.case} is removed from {self.table_path}."]
         said += [f"Its copies in {self.folder / old.case} are deleted."] if deleted else []
@@ -180,15 +202,16 @@ class CaseFolder:
 
         Haemorrhage in the new mask lifts the word `no` of the table. Raises CaseError (another grid, several segments), ScanError, OutputError.
         """
-        table = self._table()
-        old = table[case]
-        place, source = self.folder / old.case, Path(mask).absolute()
-        ct = old.read_ct()
-        array = replace(old, mask=source, segment=segment).read_mask(ct)
-        target = store_mask(array, ct, source, place)
-        new = replace(old, mask=target, segment=None, haemorrhage=None if array.any() else old.haemorrhage)
-        self._exchange(table, new)
-        drop(place, stored_files(place) - {target, old.image})
+        with self._changing():
+            table = self._table()
+            old = table[case]
+            place, source = self.folder / old.case, Path(mask).absolute()
+            ct = old.read_ct()
+            array = replace(old, mask=source, segment=segment).read_mask(ct)
+            target = store_mask(array, ct, source, place)
+            new = replace(old, mask=target, segment=None, haemorrhage=None if array.any() else old.haemorrhage)
+            self._exchange(table, new)
+            drop(place, stored_files(place) - {target, old.image})
         return self._row(new)
 
     # ── checks ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -239,6 +262,31 @@ class CaseFolder:
             return CaseTable.from_folder(self.folder) if self.folder.is_dir() else CaseTable(())
         except CaseError:  # a folder with something else in it, or nothing
             return CaseTable(())
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """From reading the table to writing it: nobody else changes it meanwhile, so that no row of theirs is lost. Raises OutputError."""
+        try:
+            from filelock import FileLock, Timeout
+        except ModuleNotFoundError:  # in Slicer before the first installation
+            yield
+            return
+        if not self.folder.is_dir():
+            yield
+            return
+        lock = FileLock(self.folder / ".cases.lock")
+        try:
+            lock.acquire(timeout=_WAIT_SECONDS)
+        except Timeout as error:
+            raise OutputError(f"{self.table_path} is being changed by another program or person; try again in a moment.") from error
+        except OSError as error:
+            raise OutputError(f"Cannot write in {self.folder}: {error.strerror or error}. Choose another folder.") from error
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # Windows removes it only after its release
+                Path(lock.lock_file).unlink()
+            lock.release()
 
     def _write(self, table: CaseTable, cases: Sequence[Case]) -> None:
         replace(table, cases=tuple(cases)).write(self.table_path)

@@ -21,8 +21,8 @@ import csv
 import io
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,12 +95,13 @@ class CaseTable:
     """Cases in the order of the table.
 
     warnings: what a user should know about the table. incomplete: (name, what is missing and what to do) for what was found in a folder but makes
-    no case; `check` reports it with everything else.
+    no case; `check` reports it with everything else. own: case → a user's own columns, which are written back and not used.
     """
 
     cases: tuple[Case, ...]
     warnings: tuple[str, ...] = ()
     incomplete: tuple[tuple[str, str], ...] = ()
+    own: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -163,9 +164,11 @@ class CaseTable:
         if unknown:
             warnings.append(f"{path.name}: columns that are not used: {one_line(', '.join(unknown))}.")
         cases, problems = [], []
+        own = {}
         for line, row in rows:
             try:
                 cases.append(_case_of_row(row, path.parent, "patient" in header))
+                own[cases[-1].case] = {name: row.get(name, "") for name in unknown}
             except ValueError as error:
                 problems.append(f"line {line}: {error}")
         problems += _repeated_names(cases)
@@ -174,7 +177,7 @@ class CaseTable:
             raise CaseError(f"{path} cannot be used: {shown}.")
         if not cases:
             raise CaseError(f"{path} has no cases: add a row for each scan below the header.")
-        return cls(tuple(cases), tuple(warnings))
+        return cls(tuple(cases), tuple(warnings), own=own if unknown else {})
 
     @classmethod
     def from_folder(cls, folder: Path | str) -> CaseTable:
@@ -190,10 +193,11 @@ class CaseTable:
         return cls(tuple(cases), tuple(warnings), tuple(layout.incomplete))
 
     def write(self, path: Path | str) -> None:
-        """Write the table as CSV, paths relative to the file with forward slashes (OutputError)."""
+        """Write the table as CSV, paths relative to the file with forward slashes, a user's own columns last (OutputError)."""
         path = Path(path)
-        rows = [_row_of_case(case, path.parent) for case in self.cases]
+        rows = [{**_row_of_case(case, path.parent), **self.own.get(case.case, {})} for case in self.cases]
         columns = [name for name in _COLUMNS if name in _COLUMNS[:5] or any(row[name] for row in rows)]
+        columns += dict.fromkeys(name for row in self.own.values() for name in row)
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
@@ -260,7 +264,7 @@ def _check_labels(path: Path, where: str, several: bool = False) -> None:
 
 
 def _csv_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """Column names in lower case, and (line, column → text) of every row that is not blank."""
+    """Column names (known ones in lower case), and (line, column → text) of every row that is not blank."""
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -282,7 +286,7 @@ def _csv_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
         table = [(reader.line_num, [_CONTROL.sub(" ", cell).strip() for cell in row]) for row in reader]
     except csv.Error as error:
         raise CaseError(f"{path} cannot be understood near line {reader.line_num}: {one_line(error)}. Save the table as CSV again.") from error
-    header = [{"hemorrhage": "haemorrhage"}.get(name.lower(), name.lower()) for name in table[0][1]] if table else []
+    header = [_column(name) for name in table[0][1]] if table else []
     rows = []
     for line, cells in table[1:]:
         if any(cells):
@@ -291,6 +295,12 @@ def _csv_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
                 row["\x00surplus"] = cells[len(header)]
             rows.append((line, row))
     return header, rows
+
+
+def _column(name: str) -> str:
+    """A column's name in the header; those that are not known keep their spelling, since they are written back."""
+    known = {"hemorrhage": "haemorrhage"}.get(name.lower(), name.lower())
+    return known if known in _COLUMNS else name
 
 
 def _case_of_row(row: dict[str, str], folder: Path, has_patient: bool) -> Case:

@@ -1,8 +1,9 @@
 """Going on from an adapter with more cases: where the training of each fold starts, so that nothing is measured on patients whom it has learnt from.
 
 The adapter itself has learnt from all cases of its training. So each fold of the new cross-validation starts from the adapter that the former
-cross-validation made for that very fold, and the folds are kept: no patient changes sides. Those who chose a fold's weights and threshold choose them
-again, with some of the new ones, for of all others the fold's adapter has learnt. Only the last training, on all cases, starts from the adapter itself. Where the former run's folder is not at hand the folds start from the base, and the user is told so.
+cross-validation made for that very fold, and the folds are kept: no patient changes sides. The patients who chose a fold's weights and threshold
+choose them again, with some of the new ones, as the fold's adapter has learnt from all others. Only the last training, on all cases, starts from the
+adapter itself. Where the former run's folder is not at hand the folds start from the base, and the user is told so.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ def hold_out(volumes: Mapping[str, float], share: float, seed: int) -> tuple[tup
 def _hold_out_again(
     volumes: Mapping[str, float], table: CaseTable, going_on: Continuation, fold: int, share: float, seed: int
 ) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-    """As `hold_out`, for a fold that goes on from an adapter: the patients whom it was chosen on, and of the new ones, where enough of them bleed, some.
+    """As `hold_out`, for a fold that goes on from an adapter: who chose it before, and some of the new patients where enough of them bleed.
 
     None where no patient with haemorrhage is left of the former ones.
     """

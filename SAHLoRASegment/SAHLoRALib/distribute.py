@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .batch import Outputs, ScanResult, folder_names, segment_scan, write_summary
+from .batch import Outputs, ScanResult, folder_names, keep_summary, segment_scan, write_summary
 from .cohort import Cohort
 from .errors import Cancelled, OutputError, SAHLoRAError
 from .events import Events
@@ -76,7 +76,10 @@ def segment_on_cluster(
     outputs = replace(outputs, folder=outputs.folder.absolute())
     names = folder_names(scans, outputs.folder)
     models = (str(base.path.absolute()), str(adapter.path.absolute()) if adapter else NONE)
-    jobs = {name: (ScanInput(scan.path.absolute(), name), outputs, models, settings, series) for scan, name in zip(scans, names, strict=True)}
+    digests = (base.digest, adapter.digest if adapter else "")
+    jobs = {
+        name: (ScanInput(scan.path.absolute(), name), outputs, models, digests, settings, series) for scan, name in zip(scans, names, strict=True)
+    }
     results: dict[str, ScanResult] = {}
     write_summary([], outputs.folder)  # says at once where nothing can be written
     for name, outcome in hand_out(address, _do_scan, jobs, {name: name for name in names}, events, "Segmenting", outputs.folder):
@@ -84,7 +87,7 @@ def segment_on_cluster(
         results[name] = outcome if isinstance(outcome, ScanResult) else ScanResult(scan, error=outcome)
         if results[name].error and len(scans) > 1:
             events.log(f"{name}: {results[name].error}", "warning")
-        write_summary([results[n] for n in names if n in results], outputs.folder)
+        keep_summary([results[n] for n in names if n in results], outputs.folder, events, last=len(results) == len(names))
     return [results[name] for name in names]
 
 
@@ -284,12 +287,19 @@ def _do_run(run: Run, work: Work, told: tuple[str, str, str]) -> RunResult | str
 
 
 def _do_scan(
-    scan: ScanInput, outputs: Outputs, models: tuple[str, str], settings: SegmentConfig, series: str | None, told: tuple[str, str, str]
+    scan: ScanInput,
+    outputs: Outputs,
+    models: tuple[str, str],
+    digests: tuple[str, str],
+    settings: SegmentConfig,
+    series: str | None,
+    told: tuple[str, str, str],
 ) -> ScanResult:
+    """digests: of the models, since a file of the same name may be another by now."""
     with _one_at_a_time:
         events = _Told(*told)
         events.check_cancel()
-        key = (*models, settings)
+        key = (*models, *digests, settings)
         if key not in _segmenters:
             _segmenters.clear()
             _segmenters[key] = Segmenter.load(*models, settings)

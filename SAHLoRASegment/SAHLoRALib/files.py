@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import OutputError
+
+#: Waits between attempts to replace a file that another process holds, two seconds in all.
+_HELD_SECONDS = (0.05, 0.15, 0.3, 0.5, 1.0) if os.name == "nt" else ()
 
 
 @contextlib.contextmanager
@@ -24,12 +28,25 @@ def replacing(path: Path | str) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        os.replace(temporary, path)
+        _replace(temporary, path)
     except OSError as error:
+        if isinstance(error, PermissionError) and path.is_file() and os.access(path.parent, os.W_OK):
+            raise OutputError(f"Cannot replace {path}: perhaps another program has it open; close it there, or choose another folder.") from error
         raise OutputError(f"Cannot write {path}: {error.strerror or error}. Choose another folder or free some space.") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    """As os.replace; on Windows a virus scanner or a sync client may hold a file for a moment, during which it cannot be replaced."""
+    for wait in _HELD_SECONDS:
+        try:
+            os.replace(temporary, path)
+            return
+        except PermissionError:
+            time.sleep(wait)
+    os.replace(temporary, path)
 
 
 @contextlib.contextmanager

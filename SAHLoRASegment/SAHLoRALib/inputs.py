@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from .dicom import is_dicom
+from .events import Events
 from .images import quiet_itk
 from .layouts import holds_dicom, split_name
 
@@ -36,16 +38,18 @@ class ScanInput:
     name: str
 
 
-def find_inputs(paths: Iterable[Path | str]) -> list[ScanInput]:
+def find_inputs(paths: Iterable[Path | str], events: Events | None = None) -> list[ScanInput]:
     """All scans in files and folders, in the order given; of a folder in the order of its names.
 
     A folder with DICOM of one study (several series, in subfolders too) is one scan; with several studies, or with image files, it is looked
-    through, and masks (a_mask.nrrd, a.seg.nrrd) are left out. What does not exist or holds nothing stays: reading it says what is wrong.
+    through, and masks (a_mask.nrrd, a.seg.nrrd) are left out. What does not exist or holds nothing stays: reading it says what is wrong. Folders
+    below that may not be read are left out, and events.log tells them.
     """
+    events = events or Events()
     found: list[tuple[Path, str]] = []
     for given in paths:
         path = Path(os.path.expanduser(given))
-        inside = _scans(path) if path.is_dir() else []
+        inside = _scans(path, events) if path.is_dir() else []
         for scan in inside or [path]:
             parts = scan.relative_to(path).parts if scan != path else ((path if path.name not in ("", "..") else path.resolve()).name,)
             found.append((scan, "_".join(parts)))
@@ -80,19 +84,25 @@ def unique_name(name: str, taken: Iterable[str]) -> str:
     return candidate
 
 
-def _scans(folder: Path, depth: int = 0) -> list[Path]:
+def _scans(folder: Path, events: Events, depth: int = 0) -> list[Path]:
     """The scans in a folder; [folder] where it is one study itself, nothing where it holds none."""
-    entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    try:
+        entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    except PermissionError:
+        if depth:  # a drive's lost+found, another's folder on a share: what may be read is still segmented
+            events.log(f"{folder} may not be read, so it is left out.", "warning")
+            return []
+        raise
     files = [p for p in entries if p.is_file()]
-    if depth and _is_result(folder, files):
+    if depth and is_result(folder):
         return []
     images = [p for p in files if (split := split_name(p)) and split[1] != ".seg.nrrd" and not _NOT_SCANS.search(split[0])]
     loose = [p for p in files if not images and p.name.upper() != "DICOMDIR" and is_dicom(p)]
     folders = [p for p in entries if depth < _DEEPEST and p.is_dir()]
     masks = [p for p in folders if _FOLDERS_OF_MASKS.fullmatch(p.name) and not holds_dicom(p)]
-    inside = {p: scans for p in folders if p not in masks and (scans := _scans(p, depth + 1))}
+    inside = {p: scans for p in folders if p not in masks and (scans := _scans(p, events, depth + 1))}
     if not (images or loose or inside):  # then they are all that there is
-        inside = {p: scans for p in masks if (scans := _scans(p, depth + 1))}
+        inside = {p: scans for p in masks if (scans := _scans(p, events, depth + 1))}
     if loose and not any(scan.is_dir() for scans in inside.values() for scan in scans):
         return [folder]
     if not images and inside and all(scans == [p] for p, scans in inside.items()) and _is_one_study([*inside, *loose[:1]]):
@@ -102,15 +112,17 @@ def _scans(folder: Path, depth: int = 0) -> list[Path]:
     return sorted([*images, *stray, *(scan for scans in inside.values() for scan in scans)])
 
 
-def _is_result(folder: Path, files: list[Path]) -> bool:
+def is_result(folder: Path) -> bool:
     """Whether a folder holds what segmenting left there: its scan (``--keep-ct``) is not segmented again."""
-    names = {p.name for p in files}
-    if "report.json" not in names or not any(name.startswith("mask.") for name in names):
-        return False
     with contextlib.suppress(OSError, ValueError, RecursionError):
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        return isinstance(report, dict) and {"total_ml", "model"} <= set(report)
+        return isinstance(report, dict) and {"total_ml", "model"} <= set(report) and any(folder.glob("mask.*"))
     return False
+
+
+def place_digest(path: Path) -> str:
+    """16 hexadecimal digits for the place of a file or folder, the same from every working folder: a report names a scan by it, without folders."""
+    return hashlib.sha256(os.path.normcase(path.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def _is_one_study(folders: list[Path]) -> bool:

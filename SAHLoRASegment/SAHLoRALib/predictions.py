@@ -11,9 +11,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from .batch import REPORT
+from .batch import PLACE, REPORT
 from .cases import Case, CaseTable
 from .errors import CaseError
+from .inputs import place_digest
 from .layouts import IMAGE_SUFFIXES
 
 MASK, PROBABILITY = "mask", "probability"
@@ -31,11 +32,11 @@ def find_predictions(folder: Path, cases: CaseTable) -> dict[str, Prediction]:
     """Case → its files. Raises one CaseError that names all cases without a mask, or with several, or with their annotation for one."""
     if not folder.is_dir():
         raise CaseError(f"{folder} is not a folder. Give the folder that holds the predicted masks.")
-    segmented = _by_source(folder)
+    segmented, claimed = _by_source(folder)
     found: dict[str, Prediction] = {}
     missing, doubtful = [], []
     for case in cases:
-        candidates = _candidates(folder, case, segmented)
+        candidates = _candidates(folder, case, segmented, claimed)
         if len(candidates) == 1:
             found[case.case] = candidates[0]
         elif candidates:
@@ -54,30 +55,33 @@ def find_predictions(folder: Path, cases: CaseTable) -> dict[str, Prediction]:
     return found
 
 
-def _candidates(folder: Path, case: Case, segmented: dict[Path, Path]) -> list[Prediction]:
+def _candidates(folder: Path, case: Case, segmented: dict[str, Path], claimed: set[Path]) -> list[Prediction]:
     """All masks that could be this case's; of one place the first of the known file types."""
     found = []
     if mask := _image(folder, case.case):
         found.append(Prediction(mask, _image(folder, f"{case.case}_{PROBABILITY}")))
-    inside = segmented.get(case.image.resolve())
-    if inside is None and (folder / case.case) not in segmented.values():
+    inside = segmented.get(place_digest(case.image))
+    if inside is None and (folder / case.case) not in claimed:
         inside = folder / case.case  # a folder of that name which no report claims for another scan
     if inside is not None and (mask := _image(inside, MASK)):
         found.append(Prediction(mask, _image(inside, PROBABILITY)))
     return found
 
 
-def _by_source(folder: Path) -> dict[Path, Path]:
-    """Scan → the subfolder whose report.json says that it was segmented there. Scans that are not here any more tell nothing."""
-    found: dict[Path, Path] = {}
+def _by_source(folder: Path) -> tuple[dict[str, Path], set[Path]]:
+    """`place_digest` of a scan → the subfolder whose report.json says that it was segmented there; and the subfolders whose scans are there."""
+    found: dict[str, Path] = {}
+    claimed = set()
     for report in sorted(folder.glob(f"*/{REPORT}")):
         try:
-            source = Path(str(json.loads(report.read_text(encoding="utf-8"))["source"]))
-        except (OSError, ValueError, KeyError, TypeError):
+            told = json.loads(report.read_text(encoding="utf-8"))
+            source = Path(str(told["source"]))
+            found[str(told.get(PLACE) or place_digest(source))] = report.parent
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
         if source.exists():
-            found[source.resolve()] = report.parent
-    return found
+            claimed.add(report.parent)
+    return found, claimed
 
 
 def _image(folder: Path, name: str) -> Path | None:

@@ -209,6 +209,7 @@ def _made_of(usable: Usable, base: ModelInfo | None, runs: Sequence[Run]) -> str
         "cases_digest": table_digest(usable.digests),
         "base": {"name": base.name, "digest": base.digest} if base else None,
         "runs": {run.name: run.digest for run in runs},
+        "labels": {run.name: run.label for run in runs},
     }
     return json.dumps(content, indent=1) + "\n"
 

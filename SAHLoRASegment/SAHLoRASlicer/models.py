@@ -14,7 +14,7 @@ from typing import Any
 from SAHLoRALib.errors import DAMAGED, ModelError, OutputError
 from SAHLoRALib.files import replacing
 from SAHLoRALib.measured import headline
-from SAHLoRALib.model_folders import KINDS, model_files, model_folders, model_name, read_header, user_folder
+from SAHLoRALib.model_folders import KINDS, bundled_folders, model_files, model_folders, model_name, read_header, user_folder
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,9 @@ def import_model(path: Path, folder: Path | None = None) -> ModelCard:
     card = read_card(path)
     if card.problem:
         raise ValueError(card.problem)
+    namesake = next((read_card(other) for other in model_files(bundled_folders()) if model_name(other) == card.name), None)
+    if namesake is not None and namesake.digest != card.digest:
+        raise ValueError(f"A model with the name {card.name} comes with SAHLoRA and would be taken instead; rename the file and import it again.")
     folder = folder or user_folder()
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / path.name

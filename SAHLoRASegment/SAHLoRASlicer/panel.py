@@ -84,10 +84,12 @@ class ModelPicker:
         self._tell()
 
     def take_file(self, path: Path) -> ModelCard:
-        """Import a weight file and choose it. Raises ValueError in words."""
+        """Import a weight file and choose it. Raises ValueError in words, of an adapter also where its base is not there."""
         card = import_model(path)
         if card.kind == "adapter":
             base = next((c.name for c in list_models()[0] if c.digest == card.base_digest), "")
+            if not base:
+                raise ValueError(f"{card.name} is imported, but it is an adapter of {card.base_name or 'a base'} that is not here; import that too.")
             self.refresh(base, card.name)
         else:
             self.refresh(card.name)
@@ -186,6 +188,11 @@ class BatchTable:
     def checked(self) -> list[Any]:
         """The nodes with a check mark."""
         return [node for row, node in enumerate(self._nodes) if self._table.item(row, 0).checkState() == self._qt.Qt.Checked]
+
+    @property
+    def nodes(self) -> tuple[Any, ...]:
+        """The volumes that have a row."""
+        return tuple(self._nodes)
 
     def row_of(self, node: Any) -> int:
         return self._nodes.index(node)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import itertools
 import json
 import logging
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,12 +67,23 @@ class Segmented:
     def ml(self) -> float:
         return float(self.report["total_ml"])
 
-    def save(self, folder: Path) -> None:
-        """The core's report and montage, for people to keep."""
+    def save(self, folder: Path) -> tuple[Path, Path]:
+        """The core's report and montage, for people to keep, beside those of others in the folder; returns where they are. Raises OSError.
+
+        Files are numbered, since a volume's name may come from a DICOM header.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         told = {**self.report, "source": self.volume.GetName()}
-        (folder / "report.json").write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        (folder / "montage.png").write_bytes(self.montage)
+        number = next(n for n in itertools.count(1) if not any(path.exists() for path in _kept_as(folder, n)))
+        paths = _kept_as(folder, number)
+        paths[0].write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        paths[1].write_bytes(self.montage)
+        return paths
+
+
+def _kept_as(folder: Path, number: int) -> tuple[Path, Path]:
+    end = f"_{number}" if number > 1 else ""
+    return folder / f"report{end}.json", folder / f"montage{end}.png"
 
 
 class SegmentRun:
@@ -164,6 +180,8 @@ class SegmentRun:
             outcome = Outcome(outcome.state, outcome.result, self._without_paths(outcome.message))
         if outcome.state == "failed" and len(self.scans) == 1:
             self.errors[0] = outcome.message
+        elif outcome.state == "failed" and len(self.errors) == len(self.scans):  # the summary that the core names is gone with the job's folder
+            outcome = Outcome("failed", outcome.result, f"None of the {len(self.scans)} volumes could be segmented. The first: {self.errors[0]}")
         self._on_finished(outcome)
 
     def _take(self, row: int) -> None:
@@ -222,19 +240,25 @@ class FolderRun:
     ) -> None:
         self.source, self.output = source, output
         self.results: dict[int, Segmented] = {}
+        self._started = math.inf
         self._settings = settings
         self.job = make_job(on_event, on_finished)
 
     def start(self) -> None:
         """Start; the results' folder is made by the core."""
+        self._started = time.time()
         self.job.start(self._settings.job([self.source], self.output))
 
     def leave_scene(self) -> None:
         """The scene has no part in it; the run goes on."""
 
     def report(self, name: str) -> Mapping[str, Any] | None:
-        """The report of a study that is finished."""
-        return _read_report(self.output / name)
+        """The report of a study that this run has finished; one of an earlier run says nothing."""
+        told = _read_report(self.output / name)
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            if told and datetime.datetime.fromisoformat(told["date"]).timestamp() >= math.floor(self._started):
+                return told
+        return None
 
 
 def _read_report(folder: Path) -> Mapping[str, Any] | None:

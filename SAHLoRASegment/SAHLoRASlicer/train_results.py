@@ -6,6 +6,7 @@ Read are the tables that the core writes: evaluation_*.csv of a training, result
 from __future__ import annotations
 
 import csv
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from SAHLoRALib.errors import DAMAGED
 
 from .charts import COLORS, GREY, Chart
 
@@ -38,10 +40,17 @@ class Results:
         return float(np.mean(values)) if values else math.nan
 
     def prediction(self, case: str) -> Path | None:
-        """The out-of-fold mask of a case."""
-        method = next((row["method"] for row in self.methods if row["label"] == self.label), "")
-        places = [self.folder / "predictions" / f"{case}.nrrd", *sorted(self.folder.glob(f"runs/{method}*/predictions/{case}.nrrd"))]
-        return next((path for path in places if path.is_file()), None)
+        """The out-of-fold mask of a case; of a study the one by the method whose figures are shown."""
+        folders = [self.folder, *(self.folder / "runs" / name for name in self._runs())]
+        return next((path for folder in folders if (path := folder / "predictions" / f"{case}.nrrd").is_file()), None)
+
+    def _runs(self) -> list[str]:
+        """Names of the runs of the study that these are: its folder keeps those of former ones too."""
+        try:
+            labels = json.loads((self.folder / "made_of.json").read_text(encoding="utf-8"))["labels"]
+            return sorted(name for name, label in labels.items() if label == self.label)
+        except (OSError, *DAMAGED):
+            return []
 
     def in_words(self) -> str:
         """One sentence."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,11 @@ from .train_plan import FOLDS, TrainingPlan
 PATIENCE = 10.0
 #: The sample cases: enough for three folds, small enough for two cores.
 SAMPLE = {"kind": "asah", "count": 6, "matrix": 192, "slices": 16, "seed": 40}
+#: What ends the name of a run's folder: the first digits of its digest.
+_A_RUN = re.compile(r"-[0-9a-f]{10}$")
+#: What the core writes into the output folder of a training or a study, beside folders.
+_WRITTEN = (".lock", "study.json", "made_of.json", "report.md", "results.csv", "methods.csv", "comparison.csv", "claims.csv")
+_FIGURES = ("training", "dice_by_method", "dice_against_volume", "predicted_against_annotated", "bland_altman", "dice_against_parameters")
 #: Passes over the sample cases that take minutes and not an hour.
 SAMPLE_EPOCHS = 8
 
@@ -86,12 +92,16 @@ def delete(plan: TrainingPlan) -> list[str]:
             gone.append(str(path))
     # Only what a training wrote: the folder may hold a user's own files too.
     if (output / train_plan.PLAN).is_file():
-        for path in [output / name for name in ("runs", "predictions", "figures")]:
-            shutil.rmtree(path, ignore_errors=True)
-        names = (train_plan.PLAN, FOLDS, "study.json", "report.md", "results.csv", "methods.csv", "comparison.csv", "claims.csv")
-        for path in [*(output / name for name in names), *output.glob("evaluation_*.csv")]:
+        runs = [path for path in output.glob("runs/*") if _A_RUN.search(path.name)]
+        masks = {path.name for run in runs for path in run.glob("predictions/*.nrrd")}
+        for run in runs:
+            shutil.rmtree(run, ignore_errors=True)
+        files = [output / name for name in (*_WRITTEN, train_plan.PLAN, FOLDS)] + list(output.glob("evaluation_*.csv"))
+        files += [output / "predictions" / name for name in masks] + [output / "figures" / f"{name}.png" for name in _FIGURES]
+        for path in files:
             path.unlink(missing_ok=True)
-        if not any(output.iterdir()):
-            output.rmdir()
+        for folder in (*(output / name for name in ("runs", "predictions", "figures")), output):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
         gone.append(str(output))
     return gone

@@ -72,7 +72,11 @@ def run(arguments: Arguments, events: Events) -> int:
 
 def _cohort(arguments: Arguments, events: Events) -> int:
     """--cohort paper, models or a file."""
-    given = [name for name, default in (("kind", "asah"), ("count", 1), ("use", None), ("without", 0.0), ("warp", 1.0)) if getattr(arguments, name) != default]
+    given = [
+        name
+        for name, default in (("kind", "asah"), ("count", 1), ("use", None), ("without", 0.0), ("warp", 1.0))
+        if getattr(arguments, name) != default
+    ]
     if given:
         raise ConfigError(f"--cohort {arguments.cohort} decides {', '.join(given)} itself; leave that out.")
     if arguments.cohort == "paper":

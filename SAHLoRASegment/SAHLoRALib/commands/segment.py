@@ -60,7 +60,7 @@ def run(arguments: Arguments, events: Events, load: Callable[..., Segmenter] | N
 
     if not arguments.inputs:
         raise ConfigError("No scan is named; give a NIfTI or NRRD file, a DICOM folder, or a folder of studies.")
-    scans = find_inputs(arguments.inputs)
+    scans = find_inputs(arguments.inputs, events)
     outputs = Outputs(arguments.output, arguments.format, arguments.probability, arguments.keep_ct)
     if arguments.dask:
         from ..distribute import segment_on_cluster
@@ -79,11 +79,10 @@ def run(arguments: Arguments, events: Events, load: Callable[..., Segmenter] | N
         with alone(arguments.output, keep_lock=False):
             results = segment_batch(segmenter, scans, outputs, events, arguments.series)
     code = exit_code(results)
-    if code == 2:
-        if len(results) == 1:
-            raise SAHLoRAError(results[0].error)
-        raise SAHLoRAError(f"None of the {len(results)} scans could be segmented; {arguments.output / SUMMARY} says why.")
-    arguments.say(_told(results, arguments.output))
+    if code == 2 and len(results) == 1:
+        raise SAHLoRAError(results[0].error)
+    if code != 2:
+        arguments.say(_told(results, arguments.output))
     events.result(
         command="segment",
         output=str(arguments.output),
@@ -91,6 +90,8 @@ def run(arguments: Arguments, events: Events, load: Callable[..., Segmenter] | N
         failed=sum(not r.ok for r in results),
         scans=[_fields(r, arguments.format) for r in results],
     )
+    if code == 2:
+        raise SAHLoRAError(f"None of the {len(results)} scans could be segmented; {arguments.output / SUMMARY} says why.")
     return code
 
 
