@@ -164,7 +164,8 @@ class CaseFolder:
         from .inputs import unique_name
 
         with self._changing():
-            table, named = self._table(), list[Case]()
+            table = self._table()
+            named: list[Case] = []
             for case in cases:
                 named.append(replace(case, case=unique_name(case.case, {other.case.lower() for other in (*table, *named)})))
             self._write(table, (*table, *named))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -99,6 +100,90 @@ def test_another_scan_of_the_same_name_keeps_its_results(segmenter: Segmenter, t
         segment_batch(segmenter, find_inputs([path]), Outputs(tmp_path / "out"))
     sources = {p.parent.name: json.loads(p.read_text())["source"] for p in (tmp_path / "out").glob("*/report.json")}
     assert sources == {"ct": str(first), "ct_2": str(second)}
+
+
+def test_a_scan_is_known_from_any_folder_and_another_by_the_same_words_is_not(
+    segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`cd p1; sahlora segment ct.nrrd --output ../out`, and the same in p2."""
+    for n, patient in enumerate(("p1", "p2")):
+        save_scan(tmp_path / patient / "ct.nrrd", *([BLEED] if n else []))
+        monkeypatch.chdir(tmp_path / patient)
+        segment_batch(segmenter, find_inputs(["ct.nrrd"]), Outputs(Path("../out")))
+    found = {p.parent.name: json.loads(p.read_text())["total_ml"] for p in (tmp_path / "out").glob("*/report.json")}
+    assert found == {"ct": 0.0, "ct_2": pytest.approx(90 * VOXEL_ML)}
+    assert not any(str(tmp_path) in p.read_text() for p in (tmp_path / "out").glob("*/report.json")), "the report tells folders of the user's"
+    monkeypatch.chdir(tmp_path)
+    segment_batch(segmenter, find_inputs([tmp_path / "p1" / "ct.nrrd"]), Outputs(tmp_path / "out"))
+    assert sorted(p.name for p in (tmp_path / "out").iterdir() if p.is_dir()) == ["ct", "ct_2"]
+
+
+def test_a_users_own_masks_are_never_taken_away(segmenter: Segmenter, tmp_path: Path) -> None:
+    """The folder for the results is the one of the scans, where annotations lie beside them."""
+    save_dicom(tmp_path / "dicom" / "p01", "1", "2")
+    save_scan(tmp_path / "files" / "p02.nii.gz")
+    own = [tmp_path / "dicom" / "p01" / "mask.nrrd", tmp_path / "files" / "p02" / "mask.nii.gz"]
+    for path in own:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"drawn by hand")
+    for scan in (tmp_path / "dicom" / "p01", tmp_path / "files" / "p02.nii.gz"):
+        scans = find_inputs([scan])
+        assert all(result.ok for result in segment_batch(segmenter, scans, Outputs(scan.parent)))
+    assert all(path.read_bytes() == b"drawn by hand" for path in own)
+    assert (tmp_path / "dicom" / "p01_2" / "report.json").is_file() and (tmp_path / "files" / "p02_2" / "report.json").is_file()
+    segment_batch(segmenter, scans, Outputs(tmp_path / "files"))
+    assert not (tmp_path / "files" / "p02_3").exists(), "its own results are replaced"
+
+
+def test_what_a_killed_run_left_half_written_is_replaced(segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = save_scan(tmp_path / "a.nrrd", BLEED)
+    monkeypatch.setattr("SAHLoRALib.batch.write_montage", killed)
+    with pytest.raises(KeyboardInterrupt):
+        segment_batch(segmenter, find_inputs([scan]), Outputs(tmp_path / "out"))
+    assert (tmp_path / "out" / "a" / "mask.nrrd").is_file() and not (tmp_path / "out" / "a" / "report.json").exists()
+    monkeypatch.undo()
+    assert segment_batch(segmenter, find_inputs([scan]), Outputs(tmp_path / "out"))[0].ok
+    assert [p.name for p in (tmp_path / "out").iterdir() if p.is_dir()] == ["a"]
+    assert sorted(p.name for p in (tmp_path / "out" / "a").iterdir()) == ["mask.nrrd", "montage.png", "report.json"]
+
+
+def killed(*given: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_summary_that_a_spreadsheet_holds_stops_nobody(segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows refuses to replace a file that another program has open."""
+    scans = [save_scan(tmp_path / f"{name}.nrrd") for name in "abc"]
+    replace, tried = os.replace, []
+
+    def refuse(source: Path, target: Path) -> None:
+        tried.append(Path(target).name)
+        if Path(target).name == "summary.csv" and tried.count("summary.csv") in (2, 3):
+            raise PermissionError(13, "Permission denied")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    events = Watch()
+    results = segment_batch(segmenter, find_inputs(scans), Outputs(tmp_path / "out"), events)
+    assert all(r.ok for r in results) and len(summary(tmp_path / "out")) == 3
+    told = [str(event["message"]) for event in events.seen if event["event"] == "log"]
+    assert len([text for text in told if "perhaps another program has it open" in text]) == 2
+
+
+def test_a_folder_that_may_not_be_read_is_left_out_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_scan(tmp_path / "studies" / "p1" / "ct.nrrd")
+    (tmp_path / "studies" / "lost+found").mkdir()
+    iterdir = Path.iterdir
+
+    def forbidden(folder: Path) -> object:
+        if folder.name == "lost+found":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return iterdir(folder)
+
+    monkeypatch.setattr(Path, "iterdir", forbidden)
+    events = Watch()
+    assert [scan.name for scan in find_inputs([tmp_path / "studies"], events)] == ["p1_ct"]
+    assert "lost+found may not be read" in str(events.seen[0]["message"])
 
 
 def test_an_error_that_nobody_foresaw_stops_nobody_either(segmenter: Segmenter, tmp_path: Path) -> None:

@@ -56,6 +56,15 @@ def test_what_segment_writes_for_several_inputs_is_evaluated_as_it_lies(tmp_path
     assert len(set(segmented.values())) == 3 and all(row["soft_dice"] for row in rows.values())
 
 
+def test_results_are_found_from_any_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, path = save_tiny_base(tmp_path), save_cohort(tmp_path / "cases", (3, 5))
+    monkeypatch.chdir(tmp_path / "cases")
+    assert main(["segment", "a00/ct.nrrd", "a01/ct.nrrd", "--output", "../out", "--model", str(base.path)]) == 0
+    monkeypatch.chdir("/")
+    found = find_predictions(tmp_path / "out", CaseTable.read(path))
+    assert [found[name].mask.parent.name for name in ("a00", "a01")] == ["ct", "ct_2"]
+
+
 def test_a_folder_that_another_scans_report_claims_is_not_taken_by_its_name(tmp_path: Path, cases: CaseTable) -> None:
     mask = put(tmp_path / "p/a01/mask.nrrd")
     (mask.parent / "report.json").write_text(f'{{"source": "{cases["a00"].image.as_posix()}"}}', encoding="utf-8")

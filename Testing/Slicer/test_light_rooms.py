@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -50,6 +51,50 @@ def test_import_copies_once_and_refuses_a_name_that_another_model_has(model_fold
     other.write_bytes(card.path.read_bytes().replace(card.digest.encode(), b"0" * 64))
     with pytest.raises(ValueError, match="Another model"):
         models.import_model(other, tmp_path)
+
+
+def test_a_name_of_a_bundled_model_is_not_imported_since_it_would_never_be_used(model_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "tbi-base.safetensors"
+    path.write_bytes((model_folder / "tiny.safetensors").read_bytes())
+    with pytest.raises(ValueError, match="comes with SAHLoRA"):
+        models.import_model(path, tmp_path / "user")
+    assert not (tmp_path / "user").exists()
+
+
+def test_the_prediction_of_a_study_is_of_the_run_whose_figures_are_shown(tmp_path: Path) -> None:
+    from SAHLoRASlicer.train_results import read_results
+
+    old, new = "cp-lora-r4-fold1-0123456789", "cp-lora-r8-fold1-abcdef0123"
+    for run in (old, new):
+        (tmp_path / "runs" / run / "predictions").mkdir(parents=True)
+        (tmp_path / "runs" / run / "predictions" / "c1.nrrd").touch()
+    (tmp_path / "methods.csv").write_text('label,method,rank,dice\n"cp-lora, rank 8",cp-lora,8,0.7\n')
+    (tmp_path / "results.csv").write_text('label,patient,dice\n"cp-lora, rank 8",p1,0.7\n')
+    (tmp_path / "made_of.json").write_text(json.dumps({"runs": {new: "abcdef0123"}, "labels": {new: "cp-lora, rank 8"}}))
+    results = read_results(tmp_path)
+    assert results is not None and results.prediction("c1") == tmp_path / "runs" / new / "predictions" / "c1.nrrd"
+
+
+def test_deleting_a_training_leaves_a_users_own_files(tmp_path: Path) -> None:
+    from SAHLoRASlicer.train_plan import TrainingPlan
+    from SAHLoRASlicer.train_run import delete
+
+    plan = TrainingPlan(name="never-trained", output=str(tmp_path / "project"))
+    plan.save()
+    run = tmp_path / "project" / "runs" / "cp-lora-r4-fold1-0123456789" / "predictions"
+    run.mkdir(parents=True)
+    ours = [run / "c1.nrrd", tmp_path / "project" / "predictions" / "c1.nrrd", tmp_path / "project" / "figures" / "training.png"]
+    own = [tmp_path / "project" / name for name in ("figures/fig1_paper.tif", "predictions/nnunet.nii.gz", "runs/notes.txt")]
+    for path in (*ours, *own):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    assert delete(plan) == [plan.output]
+    assert all(path.exists() for path in own) and not any(path.exists() for path in ours) and not run.exists()
+    for path in own:
+        path.unlink()
+    plan.save()
+    delete(plan)
+    assert not (tmp_path / "project").exists()
 
 
 def _slicer(monkeypatch: pytest.MonkeyPatch, **more: Any) -> None:

@@ -115,6 +115,9 @@ def test_click_on_segment_brings_mask_table_plot_and_probability(ready: Any, sam
     ready.logic.lastResult().save(tmp_path)
     assert json.loads((tmp_path / "report.json").read_text())["source"] == sample.GetName()
     assert (tmp_path / "montage.png").read_bytes().startswith(b"\x89PNG")
+    first = (tmp_path / "report.json").read_bytes()
+    assert [path.name for path in ready.logic.lastResult().save(tmp_path)] == ["report_2.json", "montage_2.png"]
+    assert (tmp_path / "report.json").read_bytes() == first
     ready.ui.trainButton.click()
     ready.ui.copyLogButton.click()
     assert "training cases" in slicer.app.clipboard().text()
@@ -138,6 +141,23 @@ def test_batch_goes_on_after_a_bad_volume_and_fills_its_rows(ready: Any, sample:
     assert rows[sample.GetName()][0] == "segmented" and float(rows[sample.GetName()][1]) > 100
     assert rows[bad.GetName()][0].startswith("failed:") and "scan_002" not in rows[bad.GetName()][0]
     assert len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")) == 1
+
+
+def test_where_no_volume_can_be_segmented_each_row_says_why(ready: Any, sample: Any) -> None:
+    import qt
+    from SAHLoRASlicer.volumes import local_matrix, volume_from_array
+
+    bad = [volume_from_array(np.zeros((30, 64, 64), np.int16), local_matrix(sample), f"no head {n}") for n in (1, 2)]
+    ready.refresh()
+    for row in range(3):
+        ready.ui.batchTable.item(row, 0).setCheckState(qt.Qt.Checked if row else qt.Qt.Unchecked)
+    ready.refresh()
+    assert ready.batch.checked() == bad
+    ready.ui.batchButton.click()
+    wait(finished(ready))
+    rows = {name: state for name, state, _ in ready.batch.rows()}
+    assert all(rows[node.GetName()].startswith("failed: ") and len(rows[node.GetName()]) > 20 for node in bad)
+    assert "None of the 2 volumes could be segmented" in ready.ui.logText.plainText and "summary.csv" not in ready.ui.logText.plainText
 
 
 def test_volumes_are_written_one_per_turn_and_a_cancel_between_ends_it(scene: Any, sample: Any) -> None:
@@ -180,6 +200,15 @@ def test_folder_of_studies_ends_with_a_csv(ready: Any, sample: Any, tmp_path: Pa
     assert shown["good"] == "segmented" and shown["bad"].startswith("failed")
     assert "summary.csv" in ready.ui.logText.plainText
     assert slicer.util.getNodesByClass("vtkMRMLSegmentationNode") == []
+    # Reports of an earlier run say nothing of what a later one has done.
+    report = tmp_path / "results" / "good" / "report.json"
+    assert ready.logic.run.report("good")["total_ml"] > 100
+    report.write_text(json.dumps(json.loads(report.read_text()) | {"date": "2026-01-01T00:00:00+00:00"}))
+    assert ready.logic.run.report("good") is None
+    # The table shows studies now; a single volume is segmented all the same.
+    ready.ui.segmentButton.click()
+    wait(finished(ready))
+    assert ready.logic.lastResult() is not None and "Traceback" not in ready.ui.logText.plainText
 
 
 def _start(panel: Any) -> tuple[int, Path]:
