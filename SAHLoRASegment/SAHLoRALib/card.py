@@ -57,7 +57,8 @@ def chosen_threshold(segmenter: Segmenter, cases: CaseTable, events: Events | No
     dices, errors, true_ml = [], [], []
     for _, ct, reference, _, probability in _segmented(segmenter, cases, events, stage):
         true_ml.append(volume_ml(reference, ct))
-        masks = (tidied(probability >= threshold, ct, segmenter.config.smallest_ml)[0] for threshold in THRESHOLDS)
+        specks = (segmenter.config.smallest_ml, segmenter.config.single_slice_ml)
+        masks = (tidied(probability >= threshold, ct, *specks)[0] for threshold in THRESHOLDS)
         told = [(dice(mask, reference), abs(volume_ml(mask, ct) - true_ml[-1])) for mask in masks]
         dices.append([at[0] for at in told])
         errors.append([at[1] for at in told])

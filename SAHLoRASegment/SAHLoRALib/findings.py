@@ -14,6 +14,8 @@ from .slices import slice_areas_cm2
 OUTSIDE_HU = -200.0
 #: Share of a piece below bone or air from which on it is the vault's edge.
 COVERED = 0.85
+#: The slices beside a piece that stands on one slice only tell against it where they lie at most so far away.
+BESIDE_MM = 8.0
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,12 @@ class SliceFinding:
     ml: float
 
 
-def tidied(mask: np.ndarray, ct: CTVolume, smallest_ml: float) -> tuple[np.ndarray, tuple[Component, ...]]:
+def tidied(mask: np.ndarray, ct: CTVolume, smallest_ml: float, single_slice_ml: float = 0.0) -> tuple[np.ndarray, tuple[Component, ...]]:
     """The mask (slices, rows, columns) without specks and the vault's edge, and the pieces that stay, the largest first.
 
-    Voxels belong together over faces, edges and corners. Specks are pieces below smallest_ml, by the true slice positions. The vault's edge are
+    Voxels belong together over faces, edges and corners. Specks are pieces below smallest_ml, by the true slice positions, and those below
+    single_slice_ml of which the slices beside their only one, no further than `BESIDE_MM`, show nothing: blood seldom ends so, noise and partial
+    volume do. Ours: on the 64 validation heads such pieces below 1 mL held a fifth of all false blood and 0.6 % of the true. The vault's edge are
     pieces nearly all of which (`COVERED`) lies below bone or air of the next slice: where a slice cuts the vault at a slant, bone shares its voxels
     with brain and fluid, which is then as bright as blood. A thin subdural beside the slant has bone above it too, but not above most of it. Ours:
     false pieces of the one real scan at hand lay below bone by 0.91 and more, subdurals of synthetic TBI (training and validation heads) by up to
@@ -67,10 +71,12 @@ def tidied(mask: np.ndarray, ct: CTVolume, smallest_ml: float) -> tuple[np.ndarr
         if k + 1 < len(mask):
             above = ct.hu[k + 1, box[1], box[2]][where]
             covered[found] += np.bincount(place[(above > BONE_HU) | (above < OUTSIDE_HU)], minlength=len(found))
-    keep = (ml >= smallest_ml * (1.0 - 1e-9)) & (covered < COVERED * voxels)  # False for label 0, of which nothing is counted
+    ends = ndimage.find_objects(labels)
+    lonely = np.array([False, *(place[0].stop - place[0].start == 1 and _has_near_slices(ct, box[0].start + place[0].start) for place in ends)])
+    keep = (ml >= np.where(lonely, max(smallest_ml, single_slice_ml), smallest_ml) * (1.0 - 1e-9)) & (covered < COVERED * voxels)
+    keep[0] = False
     result[box] = keep[labels]
     pieces = []
-    ends = ndimage.find_objects(labels)
     for n in np.flatnonzero(keep):
         at = moments[:, n] / ml[n]
         lps = _position(ct, float(at[0])) + at[1] * ct.spacing[0] * ct.column_direction + at[2] * ct.spacing[1] * ct.row_direction
@@ -114,6 +120,12 @@ def bounding_box(mask: np.ndarray) -> tuple[slice, slice, slice] | None:
         return None
     start, stop = [int(h[0]) for h in held], [int(h[-1]) + 1 for h in held]
     return slice(start[0], stop[0]), slice(start[1], stop[1]), slice(start[2], stop[2])
+
+
+def _has_near_slices(ct: CTVolume, k: int) -> bool:
+    """Whether slice k has neighbours, none further than `BESIDE_MM` from it."""
+    gaps = ct.gaps_mm[max(0, k - 1) : k + 1]
+    return len(gaps) > 0 and float(gaps.max()) <= BESIDE_MM
 
 
 def _position(ct: CTVolume, k: float) -> np.ndarray:

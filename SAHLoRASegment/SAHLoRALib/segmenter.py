@@ -49,6 +49,8 @@ class SegmentConfig:
     # would lose the smallest of 32 haemorrhages, which it finds.
     smallest_ml: float = 0.1
     """Pieces smaller than this many mL are removed."""
+    single_slice_ml: float = 1.0
+    """Pieces on one slice only are removed when smaller than this many mL, where the slices beside it lie within 8 mm; 0 keeps them."""
     flips: bool = False
     """Mean of the slices as they are and mirrored left to right: twice the time, a little steadier."""
     device: str = "auto"
@@ -63,6 +65,8 @@ class SegmentConfig:
             raise ConfigError(f"The threshold must lie between 0 and 1, not at {self.threshold:g}.")
         if not (math.isfinite(self.smallest_ml) and self.smallest_ml >= 0.0):
             raise ConfigError(f"smallest_ml must be 0 mL or more, not {self.smallest_ml:g}.")
+        if not (math.isfinite(self.single_slice_ml) and self.single_slice_ml >= 0.0):
+            raise ConfigError(f"single_slice_ml must be 0 mL or more, not {self.single_slice_ml:g}.")
         if self.precision not in ("auto", "bf16", "float32"):
             raise ConfigError(f"precision must be auto, bf16 or float32, not {self.precision!r}.")
         if self.batch < 1:
@@ -92,6 +96,7 @@ class SegmentationReport:
     adapter: dict[str, Any] | None
     threshold: float
     smallest_ml: float
+    single_slice_ml: float
     flips: bool
     pixel_mm: float
     device: str
@@ -196,7 +201,7 @@ class Segmenter:
             done += len(chunk)
             events.check_cancel()
         del inside
-        mask, pieces = tidied(mask, ct, self.config.smallest_ml)
+        mask, pieces = tidied(mask, ct, self.config.smallest_ml, self.config.single_slice_ml)
         events.progress("Segmenting", 1.0, 1.0)
         report = self._report(ct, mask, pieces, volume_ml(mask, ct), tuple(warnings), time.monotonic() - start)
         return Segmentation(mask, probability, report)
@@ -254,6 +259,7 @@ class Segmenter:
             adapter=_described(self.adapter) if self.adapter else None,
             threshold=self.threshold,
             smallest_ml=self.config.smallest_ml,
+            single_slice_ml=self.config.single_slice_ml,
             flips=self.config.flips,
             pixel_mm=self.grid.pixel_mm,
             device=str(self.compute.device),

@@ -212,6 +212,27 @@ def test_specks_are_judged_by_their_true_volume(bleeding: CTVolume) -> None:
     assert not kept.any() and pieces == ()
 
 
+def test_a_piece_that_the_slices_beside_it_do_not_show_goes_unless_it_is_large_or_they_lie_far_away(bleeding: CTVolume) -> None:
+    """Slices 3 mm apart below, 9 mm above: on one slice 0.08 mL, 1.2 mL; on two; and one whose neighbours are far."""
+    z = np.cumsum([0.0] + [3.0] * 8 + [9.0] * 9)
+    ct = replace(bleeding, positions=bleeding.positions[0] + z[:, None] * np.array([0.0, 0.0, 1.0]))
+    small, large = box(((3, 20, 30), (1, 2, 2))), box(((3, 30, 30), (1, 8, 8)))
+    deep, far, last = box(((5, 30, 50), (2, 2, 2))), box(((13, 30, 30), (1, 2, 2))), box(((0, 50, 30), (1, 2, 2)))
+    kept, pieces = tidied(small | large | deep | far | last, ct, 0.0, 1.0)
+    assert np.array_equal(kept, large | deep | far) and len(pieces) == 3
+    assert np.array_equal(tidied(small | large | deep | far | last, ct, 0.0)[0], small | large | deep | far | last)
+    assert np.array_equal(tidied(small | large | far, ct, 0.1, 0.05)[0], large | far)
+
+
+def test_segmenting_leaves_out_small_pieces_on_one_slice_and_tells_the_limit(base: ModelInfo) -> None:
+    single = ((9, 40, 44), (1, 4, 4))
+    ct = ct_from_image(image(head(BLEED, single)))
+    ct = replace(ct, positions=ct.positions * np.array([1.0, 1.0, 5.0 / np.diff(ct.positions[:, 2]).max()]))
+    with_it, without = (segmenter(base, single_slice_ml=ml, smallest_ml=0.0).segment(ct) for ml in (0.0, 1.0))
+    assert np.array_equal(with_it.mask, box(BLEED) | box(single)) and np.array_equal(without.mask, box(BLEED))
+    assert segmenter(base).config.single_slice_ml == without.report.as_dict()["single_slice_ml"] == 1.0
+
+
 def test_voxels_that_touch_at_a_corner_are_one_piece(bleeding: CTVolume) -> None:
     touching = box(((5, 30, 30), (1, 1, 1))) | box(((6, 31, 31), (1, 1, 1)))
     apart = box(((5, 30, 30), (1, 1, 1))) | box(((6, 32, 31), (1, 1, 1)))
@@ -356,7 +377,16 @@ def test_where_nothing_is_named_the_default_adapter_goes_with_the_default_model(
 
 
 @pytest.mark.parametrize(
-    "settings", [{"threshold": 0.0}, {"threshold": 1.5}, {"smallest_ml": -1.0}, {"smallest_ml": float("nan")}, {"batch": 0}, {"precision": "half"}]
+    "settings",
+    [
+        {"threshold": 0.0},
+        {"threshold": 1.5},
+        {"smallest_ml": -1.0},
+        {"smallest_ml": float("nan")},
+        {"single_slice_ml": -0.1},
+        {"batch": 0},
+        {"precision": "half"},
+    ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(settings)).split("_")[0]):
