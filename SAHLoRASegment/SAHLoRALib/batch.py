@@ -284,7 +284,7 @@ def _clear(folder: Path) -> None:
     """Remove what this program wrote into the folder before; `folder_names` sees to it that there is nothing else of these names."""
     sweep(folder)
     try:
-        for name in _OURS:
+        for name in (*_OURS, _UNFINISHED):
             (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"Cannot replace the old results in {folder}: {error.strerror or error}. Choose another output folder.") from error
