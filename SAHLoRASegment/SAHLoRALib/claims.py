@@ -4,7 +4,8 @@ The unit is the patient with haemorrhage; figures are Dice of out-of-fold predic
 
 - Two sides are compared by the differences of the same patients: Wilcoxon's signed-rank test, two-sided, corrected after Holm over the k comparisons
   of a claim, and the bootstrap interval of the mean difference at 1 − 0.05/k (Bonferroni), so that neither side of a verdict profits from many tries.
-  A is BETTER than B: mean difference > 0 and p < 0.05. A is NOT better: it is not BETTER and the interval ends below MARGIN (0.02 Dice),
+  A is BETTER than B: mean difference > 0, p < 0.05, and the ranks that the test sums run the same way (rank-biserial correlation > 0), so that a few
+  great gains do not lend their sign to many small losses. A is NOT better: it is not BETTER and the interval ends below MARGIN (0.02 Dice),
   so that a gain worth having is excluded. Else it is open. With fewer than 6 patients everything is open: no p below 0.05 is possible.
 - Means over methods or ranks are formed patient by patient before the test. No best method is picked first: that would favour the larger family.
 
@@ -16,8 +17,8 @@ The unit is the patient with haemorrhage; figures are Dice of out-of-fold predic
    Does not hold: for one its interval (at 1 − 0.05/k) ends below 0.2, so that a rise worth the name is excluded. Undecided: else.
 4. CP-LoRA is about as good as the others with far fewer parameters. The others: LoRA-C, convLoRA, DoRA-C and convDoRA, as far as they were run, each
    at the ranks that both have. Holds: the interval of CP-LoRA minus the other starts above −0.03, and CP-LoRA has at most half of its parameters
-   at each rank, for each. Does not hold: CP-LoRA is worse by more than 0.03 on average with p < 0.05 (Holm) than one, or has more than half of the
-   parameters of one. Undecided: else.
+   at each rank, for each. Does not hold: CP-LoRA is worse than one by more than 0.03 on average with p < 0.05 (Holm) and rank-biserial < 0, or has
+   more than half of the parameters of one. Undecided: else.
 5. Higher ranks, even over-parameterised ones, beat strictly low ranks. Holds: (a) an adapter's ranks above its lowest and (b) its over-parameterised
    ranks (more numbers than the kernels it sits on) are BETTER than its lowest rank, mean over adapters. Does not hold: (a) or (b) is NOT
    better. Undecided: else, also where no rank is over-parameterised.
@@ -75,7 +76,10 @@ class Claim:
 
 @dataclass(frozen=True)
 class Difference:
-    """Dice of `name` minus Dice of `other`: mean with the ends of its interval at 1 − 0.05/k; p after Holm; patients."""
+    """Dice of `name` minus Dice of `other`: mean with the ends of its interval at 1 − 0.05/k; p after Holm; patients.
+
+    rank_biserial: −1 … 1, which way the test's ranks run; the mean can run the other way.
+    """
 
     name: str
     other: str
@@ -84,10 +88,16 @@ class Difference:
     high: float
     p: float
     n: int
+    rank_biserial: float
 
     @property
     def better(self) -> bool:
-        return self.n >= FEWEST_PATIENTS and self.mean > 0 and self.p < ALPHA
+        return self.n >= FEWEST_PATIENTS and self.mean > 0 and self.rank_biserial > 0 and self.p < ALPHA
+
+    @property
+    def worse(self) -> bool:
+        """By more than EQUIVALENCE."""
+        return self.n >= FEWEST_PATIENTS and self.mean < -EQUIVALENCE and self.rank_biserial < 0 and self.p < ALPHA
 
     @property
     def not_better(self) -> bool:
@@ -95,6 +105,7 @@ class Difference:
 
     def __str__(self) -> str:
         p = "" if math.isnan(self.p) else f", p {self.p:.2g}"
+        p += f", rank-biserial {self.rank_biserial:.2f}" if self.mean * self.rank_biserial < 0 else ""  # it runs against the mean
         return f"{self.name} − {self.other} {self.mean:+.3f} ({self.low:.3f} to {self.high:.3f}{p}, n = {self.n})"
 
 
@@ -140,7 +151,8 @@ class _Study:
             gaps = (sign * (values - reference)).dropna().to_numpy(float)
             interval = bootstrap_mean(gaps, 1 - ALPHA / len(columns), self.resamples, self.seed)
             names = (name, other) if sign > 0 else (other, name)
-            found.append(Difference(*names, interval.value, interval.low, interval.high, float(tested.loc[name, "p_holm"]), interval.n))
+            p, ranks = float(tested.loc[name, "p_holm"]), sign * float(tested.loc[name, "rank_biserial"])
+            found.append(Difference(*names, interval.value, interval.low, interval.high, p, interval.n, ranks))
         return found
 
     def tuning_helps(self) -> Claim:
@@ -198,7 +210,7 @@ class _Study:
         differences = self.pairs(found)
         shown = "; ".join(str(d) for d in differences) + f"; CP-LoRA has {min(shares.values()):.0%} to {max(shares.values()):.0%} of their parameters"
         many = [other for other, share in shares.items() if share > FEWER]
-        worse = [d for d in differences if d.n >= FEWEST_PATIENTS and d.mean < -EQUIVALENCE and d.p < ALPHA]
+        worse = [d for d in differences if d.worse]
         if many or worse:
             why = f"It has more than {FEWER:.0%} of the parameters of {', '.join(many)}." if many else f"It is clearly worse than {worse[0].other}."
             return _claim(4, FAILS, shown, why)
@@ -243,7 +255,7 @@ class _Study:
         found = []
         for d, p, (_, values, _, reference) in zip(single, corrected, sides, strict=True):
             interval = bootstrap_mean((values - reference).dropna().to_numpy(float), 1 - ALPHA / len(sides), self.resamples, self.seed)
-            found.append(Difference(d.name, d.other, interval.value, interval.low, interval.high, float(p), d.n))
+            found.append(Difference(d.name, d.other, interval.value, interval.low, interval.high, float(p), d.n, d.rank_biserial))
         return found
 
 
@@ -258,7 +270,7 @@ def _decide(number: int, found: Sequence[Difference], what: str, lead: str) -> C
         excluded = ", ".join(f"{d.name} over {d.other}" for d in refused)
         return _claim(number, FAILS, figures, f"A gain of {MARGIN} Dice is excluded for {excluded}.")
     few = all(d.n < FEWEST_PATIENTS for d in found)
-    why = f"Fewer than {FEWEST_PATIENTS} patients." if few else "Some comparisons are neither significant nor is a gain excluded."
+    why = f"Fewer than {FEWEST_PATIENTS} patients." if few else "Some comparisons are neither significantly better nor is a gain excluded."
     return _claim(number, OPEN, figures, why)
 
 

@@ -139,3 +139,31 @@ def test_patients_without_haemorrhage_do_not_count() -> None:
     )
     first = decide_claims(frame, table, resamples=50)[0]
     assert "n = 9" in first.figures
+
+
+def frames(values: Mapping[str, np.ndarray], methods: Mapping[str, tuple[str, str, int, int, int]] = METHODS) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Tables of patients and methods from the Dice of every patient: label → (patients,)."""
+    rows = [
+        {"label": label, "patient": f"p{k}", "dice": value, "annotated_ml": 1.0 + k} for label, dice in values.items() for k, value in enumerate(dice)
+    ]
+    table = [
+        {"label": label, "method": m, "kind": kind, "rank": rank, "trainable": trainable, "kernel_numbers": kernels}
+        for label, (m, kind, rank, trainable, kernels) in methods.items()
+    ]
+    return pd.DataFrame(rows), pd.DataFrame(table)
+
+
+#: Thirty patients: most lose 0.01, three gain 0.4, so that the mean rises while the signed ranks fall.
+FEW_GAIN = np.r_[-0.01 - 1e-4 * np.arange(27), 0.40, 0.41, 0.42]
+
+
+def test_three_great_gains_do_not_make_a_method_better_that_loses_in_all_others() -> None:
+    start = np.linspace(0.3, 0.5, 30)
+    claim = decide_claims(*frames({"zero-shot": start, "fine-tuning all": start + FEW_GAIN}), resamples=300)[0]
+    assert claim.verdict == OPEN and "+0.03" in claim.figures and "rank-biserial -0.63" in claim.figures
+
+
+def test_three_great_losses_do_not_make_cp_lora_worse_that_gains_in_all_others() -> None:
+    start = np.linspace(0.5, 0.6, 30)
+    claim = decide_claims(*frames({"lora-c, rank 2": start, "cp-lora, rank 2": start - FEW_GAIN - 0.001}), resamples=300)[3]
+    assert claim.verdict == OPEN and "-0.03" in claim.figures
