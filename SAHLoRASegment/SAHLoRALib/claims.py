@@ -178,6 +178,8 @@ class _Study:
 
     def volume_counts(self) -> Claim:
         labels = list(self.methods.index)
+        if not labels:
+            return _claim(3, OPEN, "", "The study needs zero-shot, a standard fine-tuning or an adapter, and patients with haemorrhage.")
         found = []
         for label in labels:
             both = self.dice[label].dropna()

@@ -167,3 +167,14 @@ def test_three_great_losses_do_not_make_cp_lora_worse_that_gains_in_all_others()
     start = np.linspace(0.5, 0.6, 30)
     claim = decide_claims(*frames({"lora-c, rank 2": start, "cp-lora, rank 2": start - FEW_GAIN - 0.001}), resamples=300)[3]
     assert claim.verdict == OPEN and "-0.03" in claim.figures
+
+
+@pytest.mark.parametrize("kind", ["scratch", "variant"])
+def test_a_study_of_networks_that_enter_no_claim_leaves_all_undecided(kind: str) -> None:
+    found = decide_claims(*frames({"mine": np.linspace(0.2, 0.8, 9)}, {"mine": ("scratch", kind, 0, 9000, 0)}), resamples=50)
+    assert [claim.verdict for claim in found] == [OPEN] * 5 and all("needs" in claim.rule for claim in found)
+
+
+def test_a_study_without_haemorrhage_leaves_all_undecided() -> None:
+    found = decide_claims(*frames({label: np.full(9, np.nan) for label in GOOD}), resamples=50)
+    assert [claim.verdict for claim in found] == [OPEN] * 5
