@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from SAHLoRALib.claims import FAILS, HOLDS, OPEN, Claim, decide_claims
 from SAHLoRALib.runs import ZERO_SHOT_CHOSEN
+from SAHLoRALib.statistics import bootstrap_mean, outer_mean
 
 PATIENTS = 24
 VOLUMES = np.geomspace(1, 60, PATIENTS)
@@ -178,3 +179,27 @@ def test_a_study_of_networks_that_enter_no_claim_leaves_all_undecided(kind: str)
 def test_a_study_without_haemorrhage_leaves_all_undecided() -> None:
     found = decide_claims(*frames({label: np.full(9, np.nan) for label in GOOD}), resamples=50)
     assert [claim.verdict for claim in found] == [OPEN] * 5
+
+
+@pytest.mark.parametrize(
+    ("number", "changes", "verdict"),
+    [
+        (1, {"fine-tuning head": 0.40}, FAILS),
+        (2, {"fine-tuning all": 0.80}, FAILS),
+        (4, {}, HOLDS),
+        (5, {"lora-c, rank 64": 0.58, "cp-lora, rank 64": 0.58}, FAILS),
+    ],
+)
+def test_fewer_than_twenty_patients_exclude_nothing(number: int, changes: dict[str, float], verdict: str) -> None:
+    assert claims(GOOD | changes, patients=20)[number].verdict == verdict
+    claim = claims(GOOD | changes, patients=19)[number]
+    assert claim.verdict == OPEN and "fewer than 20 patients" in claim.rule
+
+
+def test_a_gain_is_excluded_by_students_interval_too() -> None:
+    """The bootstrap's interval ends below 0.02, Student's above it."""
+    start, gaps = np.linspace(0.3, 0.5, 20), np.tile([-1.0, 1.0], 10)
+    gaps *= 0.04 / (bootstrap_mean(gaps, resamples=300).high + outer_mean(gaps, resamples=300).high)
+    assert bootstrap_mean(gaps, resamples=300).high < 0.02 < outer_mean(gaps, resamples=300).high
+    claim = decide_claims(*frames({"zero-shot": start, "fine-tuning all": start + gaps}), resamples=300)[0]
+    assert claim.verdict == OPEN and "patients" not in claim.rule

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from SAHLoRALib.errors import ConfigError
-from SAHLoRALib.statistics import bland_altman, bootstrap_mean, compare_paired, holm, icc, spearman
+from SAHLoRALib.statistics import bland_altman, bootstrap_mean, compare_paired, holm, icc, outer_mean, spearman
 
 RNG = np.random.default_rng(3)
 ANNOTATED = RNG.gamma(2.0, 8.0, 20)
@@ -148,3 +148,13 @@ def test_rank_correlation_of_dice_with_volume() -> None:
 def test_different_numbers_of_patients_are_refused() -> None:
     with pytest.raises(ConfigError, match="same patients"):
         icc([1, 2, 3], [1, 2])
+
+
+def test_outer_interval_reaches_as_far_as_bootstrap_and_student() -> None:
+    from scipy import stats
+
+    for values in (np.random.default_rng(0).normal(0, 1, 8), np.r_[np.zeros(25), 1.0, 2.0]):
+        near, far = bootstrap_mean(values, 0.99), outer_mean(values, 0.99)
+        low, high = stats.t.interval(0.99, len(values) - 1, values.mean(), stats.sem(values))
+        assert (far.low, far.high) == pytest.approx((min(near.low, low), max(near.high, high))) and far.value == near.value
+    assert outer_mean([0.5, math.nan]).n == 1 and math.isnan(outer_mean([0.5]).low) and outer_mean([0.5, 0.5]).low == 0.5
