@@ -22,8 +22,9 @@ The unit is the patient with haemorrhage; figures are Dice of out-of-fold predic
    at each rank, for each. Does not hold: CP-LoRA is worse than one by more than 0.03 on average with p < 0.05 (Holm) and rank-biserial < 0, or has
    more than half of the parameters of one. Undecided: else.
 5. Higher ranks, even over-parameterised ones, beat strictly low ranks. Holds: (a) an adapter's ranks above its lowest and (b) its over-parameterised
-   ranks (more numbers than the kernels it sits on) are BETTER than its lowest rank, mean over adapters. Does not hold: (a) or (b) is NOT
-   better. Undecided: else, also where no rank is over-parameterised.
+   ranks (more numbers than the kernels it sits on) are BETTER than its lowest rank, mean over adapters; those whose
+   lowest rank is itself over-parameterised are left out. Does not hold: (a) or (b) is NOT better. Undecided: else, also where no rank is
+   over-parameterised.
 
 Only the paper's six adapters enter claims 2, 4 and 5; networks trained from scratch and variants with a label of their own enter none.
 """
@@ -233,15 +234,15 @@ class _Study:
         higher, over = [], []
         for method in PAPERS_ADAPTERS:
             rows = self.methods.loc[self.labels("adapter", (method,))].sort_values("rank")
-            if len(rows) < 2:
+            large = list(rows.index[rows["trainable"] > rows["kernel_numbers"]])
+            if len(rows) < 2 or rows.index[0] in large:  # no rank above the lowest, or no low one
                 continue
             low, rest = rows.index[0], rows.iloc[1:]
             higher.append((list(rest.index), low))
-            large = list(rest.index[rest["trainable"] > rest["kernel_numbers"]])
             if large:
                 over.append((large, low))
         if not higher:
-            return _claim(5, OPEN, "", "The study needs an adapter with at least two ranks.")
+            return _claim(5, OPEN, "", "The study needs an adapter with at least two ranks, the lowest not over-parameterised.")
         sides = [("higher ranks", higher), *([("over-parameterised ranks", over)] if over else [])]
         compared = []
         for name, groups in sides:

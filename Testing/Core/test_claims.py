@@ -203,3 +203,13 @@ def test_a_gain_is_excluded_by_students_interval_too() -> None:
     assert bootstrap_mean(gaps, resamples=300).high < 0.02 < outer_mean(gaps, resamples=300).high
     claim = decide_claims(*frames({"zero-shot": start, "fine-tuning all": start + gaps}), resamples=300)[0]
     assert claim.verdict == OPEN and "patients" not in claim.rule
+
+
+def test_ranks_of_an_adapter_that_is_over_parameterised_from_its_lowest_rank_on_do_not_count() -> None:
+    """It has no low rank to be held against; what it gains from large to larger says nothing."""
+    all_large = METHODS | {label: (*METHODS[label][:4], 300) for label in METHODS if "cp-lora" in label}
+    claim = claims(GOOD | {"cp-lora, rank 64": 0.40}, methods=all_large)[5]
+    assert claim.verdict == HOLDS and "higher ranks − lowest rank +0.099" in claim.figures
+    without = {label: mean for label, mean in GOOD.items() if "lora-c" not in label}
+    claim = claims(without, methods=all_large)[5]
+    assert claim.verdict == OPEN and "lowest not over-parameterised" in claim.rule
