@@ -16,7 +16,8 @@ The unit is the patient with haemorrhage; figures are Dice of out-of-fold predic
 2. Adapters beat standard fine-tuning. Holds: the mean of all adapters is BETTER than each standard strategy. Does not hold: it is NOT better than
    one. Undecided: else.
 3. Dice rises with haemorrhage volume, for all methods. Holds: Spearman's rho of Dice and annotated mL is positive with p < 0.05 (Holm) for each.
-   Does not hold: for one its interval (at 1 − 0.05/k) ends below 0.2, so that a rise worth the name is excluded. Undecided: else.
+   Does not hold: for one its interval (at 1 − 0.05/k, after Bonett and Wright) ends below 0.2, so that a rise worth the name is excluded.
+   Undecided: else.
 4. CP-LoRA is about as good as the others with far fewer parameters. The others: LoRA-C, convLoRA, DoRA-C and convDoRA, as far as they were run, each
    at the ranks that both have. Holds: the interval of CP-LoRA minus the other starts above −0.03, and CP-LoRA has at most half of its parameters
    at each rank, for each. Does not hold: CP-LoRA is worse than one by more than 0.03 on average with p < 0.05 (Holm) and rank-biserial < 0, or has
@@ -36,10 +37,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from .runs import ZERO_SHOT_CHOSEN
-from .statistics import RESAMPLES, compare_paired, holm, outer_mean, spearman
+from .statistics import RESAMPLES, compare_paired, holm, outer_mean, spearman, spearman_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -194,7 +193,7 @@ class _Study:
         for label in labels:
             both = self.dice[label].dropna()
             correlation, p = spearman(self.volumes[both.index].to_numpy(float), both.to_numpy(float))
-            found.append((label, correlation, p, _rho_high(correlation.value, correlation.n, ALPHA / len(labels))))
+            found.append((label, correlation, p, spearman_interval(correlation.value, correlation.n, 1 - ALPHA / len(labels))[1]))
         corrected = holm([p for _, _, p, _ in found])
         enough = [correlation.n >= FEWEST_PATIENTS for _, correlation, _, _ in found]
         rises = [ok and c.value > 0 and p < ALPHA for ok, (_, c, _, _), p in zip(enough, found, corrected, strict=True)]
@@ -294,12 +293,3 @@ def _too_few(found: Sequence[Difference]) -> str:
 
 def _claim(number: int, verdict: str, figures: str, rule: str) -> Claim:
     return Claim(number, _TEXTS[number - 1], verdict, figures, rule)
-
-
-def _rho_high(rho: float, n: int, alpha: float) -> float:
-    """The upper end of the interval of a rank correlation (Fisher's z) at 1 − alpha; infinite where it is not defined."""
-    if math.isnan(rho) or n < 4 or abs(rho) >= 1:
-        return math.inf if math.isnan(rho) or n < 4 else rho
-    from scipy import stats
-
-    return float(np.tanh(np.arctanh(rho) + stats.norm.ppf(1 - alpha / 2) / math.sqrt(n - 3)))

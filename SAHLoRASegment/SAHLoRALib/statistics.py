@@ -131,18 +131,31 @@ def bland_altman(annotated: Values, predicted: Values) -> BlandAltman:
 
 
 def spearman(x: Values, y: Values) -> tuple[Estimate, float]:
-    """Rank correlation with its 95 % interval (pingouin), and its two-sided p-value; NaN with fewer than four pairs or a constant side."""
+    """Rank correlation with its 95 % interval, and its two-sided p-value; NaN with fewer than four pairs or a constant side."""
     a, b = _pairs(x, y)
     if len(a) < 4 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return Estimate(math.nan, math.nan, math.nan, len(a)), math.nan
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        import pingouin
         from scipy import stats
 
         r, p = (float(part) for part in stats.spearmanr(a, b))
-        low, high = pingouin.compute_esci(stat=r, nx=len(a), ny=len(a), eftype="r", decimals=9) if abs(r) < 1 else (r, r)
-    return Estimate(r, float(low), float(high), len(a)), p
+    return Estimate(r, *spearman_interval(r, len(a)), len(a)), p
+
+
+def spearman_interval(rho: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The interval of a rank correlation of n pairs after Bonett and Wright 2000: Fisher's z with a standard error of √((1 + ρ²/2) / (n − 3)).
+
+    Fisher's own 1/√(n − 3) is that of Pearson's correlation and too narrow for ranks. NaN with fewer than four pairs; of no width at −1 and 1.
+    """
+    if math.isnan(rho) or n < 4:
+        return math.nan, math.nan
+    if abs(rho) >= 1:
+        return rho, rho
+    from scipy import stats
+
+    half = float(stats.norm.ppf((1 + confidence) / 2)) * math.sqrt((1 + rho**2 / 2) / (n - 3))
+    return math.tanh(math.atanh(rho) - half), math.tanh(math.atanh(rho) + half)
 
 
 def holm(p_values: Values) -> np.ndarray:
