@@ -54,7 +54,7 @@ def soft_dice(probability: np.ndarray, reference: np.ndarray) -> float:
     It is lower than the thresholded Dice where the network is unsure, and is summed in float64. 1.0 when both sums are 0.
     """
     _same_shape(probability, reference)
-    overlap, total = _soft_sums(probability, reference)
+    overlap, total = (float(sums.sum()) for sums in _soft_sums(probability, reference))
     return 2 * overlap / total if total else 1.0
 
 
@@ -93,7 +93,8 @@ def case_metrics(mask: np.ndarray, probability: np.ndarray | None, reference: np
     mask, reference: (slices, rows, columns) bool; probability: the same shape, float in [0, 1], or None (soft Dice is NaN then).
     Keys: dice, soft_dice, precision, recall, hd95_mm, surface_dice; annotated_ml, predicted_ml, overlap_ml, false_positive_ml, false_negative_ml;
     error_ml (predicted − annotated), absolute_error_ml, relative_error (|error| / annotated, NaN without annotation); and the sums that pooling
-    needs: annotated_voxels, predicted_voxels, overlap_voxels, soft_overlap, soft_total. Empty masks: see the table on top of this file.
+    needs: annotated_voxels, predicted_voxels, overlap_voxels, soft_overlap, soft_total (in voxels), soft_overlap_ml, soft_total_ml. Empty masks: see
+    the table on top of this file.
     Raises CaseError when the shapes differ.
     """
     for array in (mask, reference) if probability is None else (mask, reference, probability):
@@ -106,7 +107,9 @@ def case_metrics(mask: np.ndarray, probability: np.ndarray | None, reference: np
     per_slice = [np.count_nonzero(part, axis=(1, 2)) for part in (reference, mask, mask & reference)]
     annotated, predicted, overlap = (int(counts.sum()) for counts in per_slice)
     annotated_ml, predicted_ml, overlap_ml = (float(counts @ voxel_ml) for counts in per_slice)
-    soft_overlap, soft_total = (math.nan, math.nan) if probability is None else _soft_sums(probability, reference)
+    soft = [np.full(len(mask), math.nan)] * 2 if probability is None else _soft_sums(probability, reference)
+    soft_overlap, soft_total = (float(sums.sum()) for sums in soft)
+    soft_overlap_ml, soft_total_ml = (float(sums @ voxel_ml) for sums in soft)
     forth, back = _surface_distances(mask, reference, lambda voxels: _positions_mm(voxels, ct))
     error = predicted_ml - annotated_ml
     return {
@@ -129,6 +132,8 @@ def case_metrics(mask: np.ndarray, probability: np.ndarray | None, reference: np
         "overlap_voxels": overlap,
         "soft_overlap": soft_overlap,
         "soft_total": soft_total,
+        "soft_overlap_ml": soft_overlap_ml,
+        "soft_total_ml": soft_total_ml,
     }
 
 
@@ -183,10 +188,12 @@ def _surface_dice(forth: np.ndarray, back: np.ndarray, tolerance_mm: float) -> f
     return _ratio(near, len(forth) + len(back))
 
 
-def _soft_sums(probability: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
-    """Σpg and Σp + Σg in float64."""
+def _soft_sums(probability: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(slices,) Σpg and Σp + Σg of every slice in float64."""
     reference = reference.astype(bool, copy=False)
-    return float(probability[reference].sum(dtype=np.float64)), float(probability.sum(dtype=np.float64)) + int(np.count_nonzero(reference))
+    overlap = [p[g].sum(dtype=np.float64) for p, g in zip(probability, reference, strict=True)]
+    total = [p.sum(dtype=np.float64) + np.count_nonzero(g) for p, g in zip(probability, reference, strict=True)]
+    return np.array(overlap), np.array(total)
 
 
 def _ratio(part: float, whole: float, empty: float = math.nan) -> float:

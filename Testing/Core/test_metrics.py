@@ -207,3 +207,15 @@ def test_masks_of_different_size_are_refused_in_words() -> None:
         dice(np.zeros((2, 3, 3), bool), np.zeros((2, 3, 4), bool))
     with pytest.raises(CaseError, match=r"scan\.nii\.gz"):
         case_metrics(np.zeros((2, 3, 3), bool), None, np.zeros((2, 3, 3), bool), scan((2, 4, 4)))
+
+
+def test_sums_of_probabilities_are_weighed_by_the_extent_of_every_slice() -> None:
+    a, b = PAIRS[0]
+    probability = np.where(a, 0.8, 0.05).astype(np.float32)
+    thick = np.linspace(2.0, 8.0, len(a))
+    row = case_metrics(a, probability, b, scan(a.shape, thick))
+    ml = (thick * SPACING[1] * SPACING[2] / 1000)[:, None, None]
+    assert row["soft_overlap_ml"] == pytest.approx((probability * b * ml).sum(), rel=1e-6)
+    assert row["soft_total_ml"] == pytest.approx(((probability + b) * ml).sum(), rel=1e-6)
+    assert row["soft_total"] == pytest.approx((probability.astype(float) + b).sum())
+    assert math.isnan(case_metrics(a, None, b, scan(a.shape, thick))["soft_total_ml"])
