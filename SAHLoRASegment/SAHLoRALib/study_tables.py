@@ -101,12 +101,15 @@ def make_tables(
 
 
 def choose_reference(wanted: str, runs: Sequence[Run]) -> str:
-    """The label of that name, or of that method at its lowest rank; by default fine-tuning of all, else zero-shot, else the first."""
+    """The label of that name, or of that method at its lowest rank; by default fine-tuning of all, else zero-shot, else the first.
+
+    Variants are meant by their label only, never by their method.
+    """
     labels = [run.label for run in runs]
     if wanted in labels:
         return wanted
     methods: dict[str, str] = {}
-    for run in sorted(runs, key=lambda r: r.rank):
+    for run in sorted((r for r in runs if not r.variant), key=lambda r: r.rank):
         methods.setdefault(run.method, run.label)
     if wanted in methods:
         return methods[wanted]
