@@ -214,6 +214,11 @@ def _summed(cases: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
     return voxels
 
 
+def fewer(n: int | None, of: int | None) -> str:
+    """What stands behind a figure of another number of patients than its column says: ", n 24"; empty where it is the same or not known."""
+    return "" if n is None or of is None or n == of else f", n {n}"
+
+
 def tertiles(volumes: Sequence[float] | pd.Series) -> tuple[float, ...]:
     """mL that cut the volumes above 0 into thirds; fewer edges where volumes are equal or fewer than three."""
     bleeding = sorted({float(ml) for ml in volumes if ml > 0})

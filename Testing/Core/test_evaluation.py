@@ -266,3 +266,15 @@ def test_all_labels_of_a_mask_and_the_test_cases_alone_are_compared_by_the_comma
     assert "all (n = 1)" in told and re.search(r"Dice +1\n", told)  # a and b are one patient
     assert main([*command, "--prediction-segment", "1|4", "--split", "training"]) == 0
     assert "all (n = 3)" in capsys.readouterr().out
+
+
+def test_a_mean_of_fewer_patients_than_its_column_says_of_how_many() -> None:
+    from SAHLoRALib.commands.evaluate import told
+    from SAHLoRALib.report import evaluation_table
+
+    missed = row("missed", 4, 0, 0, hd95_mm=math.nan, surface_dice=0.0)
+    result = summarise([row("p", 4, 4, 2), row("q", 6, 8, 4), missed, row("clean", 0, 2, 0, hd95_mm=math.nan)], edges=(), resamples=20)
+    for lines in (told(result).splitlines(), [line.strip("| ") for line in evaluation_table(result)]):
+        said = {start: next(line for line in lines if line.startswith(start)) for start in ("Dice", "precision", "HD95", "annotated")}
+        assert ", n 3" in said["Dice"] and ", n 2" in said["precision"] and ", n 2" in said["HD95"]
+        assert ", n" not in said["annotated"] and not any(", n 0" in line for line in lines)

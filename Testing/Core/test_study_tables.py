@@ -58,3 +58,11 @@ def test_a_study_of_training_from_scratch_alone_gives_its_tables() -> None:
     tables = make_tables([(only, RunResult("0" * 64, only.label, None, rows(), trainable=10))], None, resamples=20)
     assert tables.reference == "from scratch" and len(tables.comparison) == 0
     assert [claim.verdict for claim in tables.claims] == [OPEN] * 5
+
+
+def test_the_table_of_methods_says_how_many_patients_precision_and_distance_rest_on() -> None:
+    only = run("scratch", "from scratch")
+    clean = rows(1)[0] | {"case": "clean", "patient": "clean", "annotated_ml": 0.0, "annotated_voxels": 0, "overlap_voxels": 0, "overlap_ml": 0.0}
+    tables = make_tables([(only, RunResult("0" * 64, only.label, None, [*rows(8, missed=2), clean], trainable=10))], None, resamples=20)
+    row = tables.methods.iloc[0]
+    assert (row["patients"], row["dice_n"], row["precision_n"], row["hd95_n"]) == (9, 8, 6, 6)
