@@ -19,7 +19,7 @@ from .cases import Case, CaseTable
 from .cohort import case_digests, chosen_on, no_blood
 from .ct import CTVolume
 from .errors import CaseError, SAHLoRAError
-from .evaluation import Evaluation, labels_of, summarise
+from .evaluation import Evaluation, fewer, labels_of, summarise
 from .events import Events
 from .files import write_text
 from .findings import tidied
@@ -131,7 +131,11 @@ def card_text(info: ModelInfo, commands: str = "") -> str:
         lines += ["", "No figures on held-out cases have been measured."]
     if clean := clean_scans(info.metrics):
         lines += ["", "## Scans without haemorrhage", "", "All that is segmented in them is false.", "", *_clean_table(clean, info)]
-    lines += ["", "Means over patients with 95 % bootstrap intervals; medians in brackets. Figures on synthetic scans say little about real ones."]
+    lines += [
+        "",
+        "Means over patients with 95 % bootstrap intervals; medians in brackets; n where they are of fewer patients than the table says. "
+        "Precision leaves out patients in whom nothing was found. Figures on synthetic scans say little about real ones.",
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -189,7 +193,7 @@ def _table(held: dict[str, Any]) -> list[str]:
     counts = [max((m["n"] for m in measures.values()), default=0) for measures in strata.values()]
     rows.append("| patients | " + " | ".join(map(str, counts)) + " |")
     for key, heading in _SHOWN.items():
-        cells = [_cell(measures.get(key)) for measures in strata.values()]
+        cells = [_cell(measures.get(key), count) for measures, count in zip(strata.values(), counts, strict=True)]
         if any(cells):
             rows.append(f"| {heading} | " + " | ".join(cells) + " |")
     return rows
@@ -205,16 +209,18 @@ def _clean_table(clean: dict[str, Any], info: ModelInfo) -> list[str]:
 def _validated_table(validated: dict[str, Any]) -> list[str]:
     """Measures of a cross-validation, and its Dice by volume."""
     rows = ["| measure | mean (95 % interval) [median] |", "|---|---|"]
-    rows += [f"| {heading} | {_cell(validated[key])} |" for key, heading in _SHOWN.items() if isinstance(validated.get(key), dict)]
+    shown = {heading: validated[key] for key, heading in _SHOWN.items() if isinstance(validated.get(key), dict)}
+    rows += [f"| {heading} | {_cell(value, validated.get('patients'))} |" for heading, value in shown.items()]
     by_volume = validated.get("dice_by_volume", {})
     return rows + [f"| Dice, {name} (n = {part['n']}) | {part['mean']:.2f} |" for name, part in by_volume.items() if part["mean"] is not None]
 
 
-def _cell(value: dict[str, Any] | None) -> str:
+def _cell(value: dict[str, Any] | None, patients: int | None) -> str:
+    """Mean (interval) [median], and n where it is not that of the column's patients; empty where nothing was measured."""
     if value is None or value["mean"] is None:
         return ""
     between = f" ({value['low']:.2f} to {value['high']:.2f})" if value["low"] is not None else ""
-    return f"{value['mean']:.2f}{between} [{value['median']:.2f}]"
+    return f"{value['mean']:.2f}{between} [{value['median']:.2f}]{fewer(value.get('n'), patients)}"
 
 
 def make_card(

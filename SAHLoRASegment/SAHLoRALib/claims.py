@@ -3,9 +3,12 @@
 The unit is the patient with haemorrhage; figures are Dice of out-of-fold predictions. Rules, the same for any cohort:
 
 - Two sides are compared by the differences of the same patients: Wilcoxon's signed-rank test, two-sided, corrected after Holm over the k comparisons
-  of a claim, and the bootstrap interval of the mean difference at 1 − 0.05/k (Bonferroni), so that neither side of a verdict profits from many tries.
-  A is BETTER than B: mean difference > 0 and p < 0.05. A is NOT better: it is not BETTER and the interval ends below MARGIN (0.02 Dice),
-  so that a gain worth having is excluded. Else it is open. With fewer than 6 patients everything is open: no p below 0.05 is possible.
+  of a claim, and the interval of the mean difference at 1 − 0.05/k (Bonferroni), so that neither side of a verdict profits from many tries. Each end
+  is the outer one of the BCa bootstrap's and Student's t, since in small cohorts the bootstrap's alone excludes too much.
+  A is BETTER than B: mean difference > 0, p < 0.05, and the ranks that the test sums run the same way (rank-biserial correlation > 0), so that a few
+  great gains do not lend their sign to many small losses. A is NOT better: it is not BETTER and the interval ends below MARGIN (0.02 Dice), so that a
+  gain worth having is excluded. Else it is open. With fewer than 6 patients everything is open: no p below 0.05 is possible. With fewer than 20
+  nothing that rests on a mean's interval is excluded (NOT better; that CP-LoRA loses more than 0.03), however narrow it is.
 - Means over methods or ranks are formed patient by patient before the test. No best method is picked first: that would favour the larger family.
 
 1. Every fine-tuning beats none. Holds: each trained method is BETTER than zero-shot. Does not hold: one is NOT better. Undecided: else.
@@ -13,14 +16,16 @@ The unit is the patient with haemorrhage; figures are Dice of out-of-fold predic
 2. Adapters beat standard fine-tuning. Holds: the mean of all adapters is BETTER than each standard strategy. Does not hold: it is NOT better than
    one. Undecided: else.
 3. Dice rises with haemorrhage volume, for all methods. Holds: Spearman's rho of Dice and annotated mL is positive with p < 0.05 (Holm) for each.
-   Does not hold: for one its interval (at 1 − 0.05/k) ends below 0.2, so that a rise worth the name is excluded. Undecided: else.
+   Does not hold: for one its interval (at 1 − 0.05/k, after Bonett and Wright) ends below 0.2, so that a rise worth the name is excluded.
+   Undecided: else.
 4. CP-LoRA is about as good as the others with far fewer parameters. The others: LoRA-C, convLoRA, DoRA-C and convDoRA, as far as they were run, each
    at the ranks that both have. Holds: the interval of CP-LoRA minus the other starts above −0.03, and CP-LoRA has at most half of its parameters
-   at each rank, for each. Does not hold: CP-LoRA is worse by more than 0.03 on average with p < 0.05 (Holm) than one, or has more than half of the
-   parameters of one. Undecided: else.
+   at each rank, for each. Does not hold: CP-LoRA is worse than one by more than 0.03 on average with p < 0.05 (Holm) and rank-biserial < 0, or has
+   more than half of the parameters of one. Undecided: else.
 5. Higher ranks, even over-parameterised ones, beat strictly low ranks. Holds: (a) an adapter's ranks above its lowest and (b) its over-parameterised
-   ranks (more numbers than the kernels it sits on) are BETTER than its lowest rank, mean over adapters. Does not hold: (a) or (b) is NOT
-   better. Undecided: else, also where no rank is over-parameterised.
+   ranks (more numbers than the kernels it sits on) are BETTER than its lowest rank, mean over adapters; those whose
+   lowest rank is itself over-parameterised are left out. Does not hold: (a) or (b) is NOT better. Undecided: else, also where no rank is
+   over-parameterised.
 
 Only the paper's six adapters enter claims 2, 4 and 5; networks trained from scratch and variants with a label of their own enter none.
 """
@@ -32,10 +37,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from .runs import ZERO_SHOT_CHOSEN
-from .statistics import RESAMPLES, bootstrap_mean, compare_paired, holm, spearman
+from .statistics import RESAMPLES, compare_paired, holm, outer_mean, spearman, spearman_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,6 +52,8 @@ LEAST_RHO = 0.2
 #: Of the other's parameters: far fewer.
 FEWER = 0.5
 FEWEST_PATIENTS = 6
+#: Below this no interval of a mean excludes anything: those of small samples are too narrow.
+FEWEST_TO_EXCLUDE = 20
 PAPERS_ADAPTERS = ("lora-c", "conv-lora", "cp-lora", "dora-c", "conv-dora", "cp-dora")
 #: What CP-LoRA is held against; CP-DoRA has the same factors.
 LARGER_ADAPTERS = ("lora-c", "conv-lora", "dora-c", "conv-dora")
@@ -75,7 +80,10 @@ class Claim:
 
 @dataclass(frozen=True)
 class Difference:
-    """Dice of `name` minus Dice of `other`: mean with the ends of its interval at 1 − 0.05/k; p after Holm; patients."""
+    """Dice of `name` minus Dice of `other`: mean with the outer ends of its intervals at 1 − 0.05/k; p after Holm; patients.
+
+    rank_biserial: −1 … 1, which way the test's ranks run; the mean can run the other way.
+    """
 
     name: str
     other: str
@@ -84,17 +92,29 @@ class Difference:
     high: float
     p: float
     n: int
+    rank_biserial: float
 
     @property
     def better(self) -> bool:
-        return self.n >= FEWEST_PATIENTS and self.mean > 0 and self.p < ALPHA
+        return self.n >= FEWEST_PATIENTS and self.mean > 0 and self.rank_biserial > 0 and self.p < ALPHA
+
+    @property
+    def worse(self) -> bool:
+        """By more than EQUIVALENCE."""
+        return self.n >= FEWEST_PATIENTS and self.mean < -EQUIVALENCE and self.rank_biserial < 0 and self.p < ALPHA
 
     @property
     def not_better(self) -> bool:
-        return self.n >= FEWEST_PATIENTS and not self.better and self.high < MARGIN
+        return self.n >= FEWEST_TO_EXCLUDE and not self.better and self.high < MARGIN
+
+    @property
+    def as_good(self) -> bool:
+        """A loss of EQUIVALENCE is excluded."""
+        return self.n >= FEWEST_TO_EXCLUDE and self.low > -EQUIVALENCE
 
     def __str__(self) -> str:
         p = "" if math.isnan(self.p) else f", p {self.p:.2g}"
+        p += f", rank-biserial {self.rank_biserial:.2f}" if self.mean * self.rank_biserial < 0 else ""  # it runs against the mean
         return f"{self.name} − {self.other} {self.mean:+.3f} ({self.low:.3f} to {self.high:.3f}{p}, n = {self.n})"
 
 
@@ -138,9 +158,10 @@ class _Study:
         found = []
         for name, values in columns.items():
             gaps = (sign * (values - reference)).dropna().to_numpy(float)
-            interval = bootstrap_mean(gaps, 1 - ALPHA / len(columns), self.resamples, self.seed)
+            interval = outer_mean(gaps, 1 - ALPHA / len(columns), self.resamples, self.seed)
             names = (name, other) if sign > 0 else (other, name)
-            found.append(Difference(*names, interval.value, interval.low, interval.high, float(tested.loc[name, "p_holm"]), interval.n))
+            p, ranks = float(tested.loc[name, "p_holm"]), sign * float(tested.loc[name, "rank_biserial"])
+            found.append(Difference(*names, interval.value, interval.low, interval.high, p, interval.n, ranks))
         return found
 
     def tuning_helps(self) -> Claim:
@@ -166,11 +187,13 @@ class _Study:
 
     def volume_counts(self) -> Claim:
         labels = list(self.methods.index)
+        if not labels:
+            return _claim(3, OPEN, "", "The study needs zero-shot, a standard fine-tuning or an adapter, and patients with haemorrhage.")
         found = []
         for label in labels:
             both = self.dice[label].dropna()
             correlation, p = spearman(self.volumes[both.index].to_numpy(float), both.to_numpy(float))
-            found.append((label, correlation, p, _rho_high(correlation.value, correlation.n, ALPHA / len(labels))))
+            found.append((label, correlation, p, spearman_interval(correlation.value, correlation.n, 1 - ALPHA / len(labels))[1]))
         corrected = holm([p for _, _, p, _ in found])
         enough = [correlation.n >= FEWEST_PATIENTS for _, correlation, _, _ in found]
         rises = [ok and c.value > 0 and p < ALPHA for ok, (_, c, _, _), p in zip(enough, found, corrected, strict=True)]
@@ -198,27 +221,27 @@ class _Study:
         differences = self.pairs(found)
         shown = "; ".join(str(d) for d in differences) + f"; CP-LoRA has {min(shares.values()):.0%} to {max(shares.values()):.0%} of their parameters"
         many = [other for other, share in shares.items() if share > FEWER]
-        worse = [d for d in differences if d.n >= FEWEST_PATIENTS and d.mean < -EQUIVALENCE and d.p < ALPHA]
+        worse = [d for d in differences if d.worse]
         if many or worse:
             why = f"It has more than {FEWER:.0%} of the parameters of {', '.join(many)}." if many else f"It is clearly worse than {worse[0].other}."
             return _claim(4, FAILS, shown, why)
-        if all(d.n >= FEWEST_PATIENTS and d.low > -EQUIVALENCE for d in differences):
+        if all(d.as_good for d in differences):
             return _claim(4, HOLDS, shown, f"A loss of {EQUIVALENCE} Dice is excluded against each, with at most {FEWER:.0%} of the parameters.")
-        return _claim(4, OPEN, shown, f"A loss of more than {EQUIVALENCE} Dice is neither excluded nor shown against each.")
+        return _claim(4, OPEN, shown, f"A loss of more than {EQUIVALENCE} Dice is neither excluded nor shown against each.{_too_few(differences)}")
 
     def rank_helps(self) -> Claim:
         higher, over = [], []
         for method in PAPERS_ADAPTERS:
             rows = self.methods.loc[self.labels("adapter", (method,))].sort_values("rank")
-            if len(rows) < 2:
+            large = list(rows.index[rows["trainable"] > rows["kernel_numbers"]])
+            if len(rows) < 2 or rows.index[0] in large:  # no rank above the lowest, or no low one
                 continue
             low, rest = rows.index[0], rows.iloc[1:]
             higher.append((list(rest.index), low))
-            large = list(rest.index[rest["trainable"] > rest["kernel_numbers"]])
             if large:
                 over.append((large, low))
         if not higher:
-            return _claim(5, OPEN, "", "The study needs an adapter with at least two ranks.")
+            return _claim(5, OPEN, "", "The study needs an adapter with at least two ranks, the lowest not over-parameterised.")
         sides = [("higher ranks", higher), *([("over-parameterised ranks", over)] if over else [])]
         compared = []
         for name, groups in sides:
@@ -234,7 +257,7 @@ class _Study:
             return _claim(5, OPEN, shown, "No rank of the study is over-parameterised (more numbers than the kernels); add a larger one.")
         if all(d.better for d in found):
             return _claim(5, HOLDS, shown, "Higher and over-parameterised ranks are both significantly better than the lowest.")
-        return _claim(5, OPEN, shown, "The gain over the lowest rank is neither significant nor excluded.")
+        return _claim(5, OPEN, shown, f"The gain over the lowest rank is neither significant nor excluded.{_too_few(found)}")
 
     def pairs(self, sides: Sequence[tuple[str, pd.Series, str, pd.Series]]) -> list[Difference]:
         """(name, values, other's name, its values): each pair compared, all together one family."""
@@ -242,8 +265,8 @@ class _Study:
         corrected = holm([d.p for d in single])
         found = []
         for d, p, (_, values, _, reference) in zip(single, corrected, sides, strict=True):
-            interval = bootstrap_mean((values - reference).dropna().to_numpy(float), 1 - ALPHA / len(sides), self.resamples, self.seed)
-            found.append(Difference(d.name, d.other, interval.value, interval.low, interval.high, float(p), d.n))
+            interval = outer_mean((values - reference).dropna().to_numpy(float), 1 - ALPHA / len(sides), self.resamples, self.seed)
+            found.append(Difference(d.name, d.other, interval.value, interval.low, interval.high, float(p), d.n, d.rank_biserial))
         return found
 
 
@@ -257,19 +280,16 @@ def _decide(number: int, found: Sequence[Difference], what: str, lead: str) -> C
     if refused:
         excluded = ", ".join(f"{d.name} over {d.other}" for d in refused)
         return _claim(number, FAILS, figures, f"A gain of {MARGIN} Dice is excluded for {excluded}.")
-    few = all(d.n < FEWEST_PATIENTS for d in found)
-    why = f"Fewer than {FEWEST_PATIENTS} patients." if few else "Some comparisons are neither significant nor is a gain excluded."
-    return _claim(number, OPEN, figures, why)
+    return _claim(number, OPEN, figures, f"Some comparisons are neither significantly better nor is a gain excluded.{_too_few(found)}")
+
+
+def _too_few(found: Sequence[Difference]) -> str:
+    """What small cohorts leave open, as a sentence to add; empty where there are patients enough."""
+    fewest = min(d.n for d in found)
+    if fewest < FEWEST_PATIENTS:
+        return f" No test says anything with fewer than {FEWEST_PATIENTS} patients."
+    return f" No interval excludes anything with fewer than {FEWEST_TO_EXCLUDE} patients." if fewest < FEWEST_TO_EXCLUDE else ""
 
 
 def _claim(number: int, verdict: str, figures: str, rule: str) -> Claim:
     return Claim(number, _TEXTS[number - 1], verdict, figures, rule)
-
-
-def _rho_high(rho: float, n: int, alpha: float) -> float:
-    """The upper end of the interval of a rank correlation (Fisher's z) at 1 − alpha; infinite where it is not defined."""
-    if math.isnan(rho) or n < 4 or abs(rho) >= 1:
-        return math.inf if math.isnan(rho) or n < 4 else rho
-    from scipy import stats
-
-    return float(np.tanh(np.arctanh(rho) + stats.norm.ppf(1 - alpha / 2) / math.sqrt(n - 3)))

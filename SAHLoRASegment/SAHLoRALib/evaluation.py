@@ -1,8 +1,9 @@
 """Predicted masks against a case table: by scan, by patient, by volume stratum.
 
-The unit is the patient. Scans of one patient are pooled: voxels are added up before Dice, soft Dice, precision and recall are formed; HD95, surface
-Dice and all volumes are means over the patient's scans (a haemorrhage is not larger for being scanned twice). Patients without haemorrhage have no
-Dice; they are a stratum of their own and count with the mL that were drawn there by mistake.
+The unit is the patient. Several scans of one patient are pooled: their mL are added up before Dice, soft Dice, precision and recall are formed, so
+that a scan does not count more for having smaller voxels; HD95, surface Dice and all volumes are means over the patient's scans (a haemorrhage is not
+larger for being scanned twice). Patients without haemorrhage have no Dice; they are a stratum of their own and count with the mL that were drawn
+there by mistake.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ WITHOUT = "without haemorrhage"
 #: Measures of overlap and distance: not defined for a patient without haemorrhage.
 AGREEMENT = ("dice", "soft_dice", "precision", "recall", "hd95_mm", "surface_dice", "relative_error")
 VOLUMES = ("annotated_ml", "predicted_ml", "error_ml", "absolute_error_ml", "false_positive_ml", "false_negative_ml")
-_SUMS = ("annotated_voxels", "predicted_voxels", "overlap_voxels", "soft_overlap", "soft_total")
+#: Sums of a scan in voxels → the same in mL.
+_SUMS = {"annotated_voxels": "annotated_ml", "predicted_voxels": "predicted_ml", "overlap_voxels": "overlap_ml"}
+_SOFT_SUMS = {"soft_overlap": "soft_overlap_ml", "soft_total": "soft_total_ml"}
 
 
 @dataclass(frozen=True)
@@ -176,17 +179,19 @@ def summarise(
 def pool_patients(cases: pd.DataFrame) -> pd.DataFrame:
     """One row a patient from one row a scan, in the order in which patients first appear; how is said on top of this file.
 
-    Soft Dice needs probabilities for all scans of the patient, else it is NaN. Columns: patient, scans, then AGREEMENT and VOLUMES.
+    Soft Dice needs probabilities for all scans of the patient, else it is NaN. Rows of an older version lack its sums in mL: those of its voxels are
+    taken. Columns: patient, scans, then AGREEMENT and VOLUMES.
     """
     import pandas as pd
 
     grouped = cases.groupby("patient", sort=False)
-    sums = grouped[list(_SUMS)].sum(min_count=1)
-    sums.loc[grouped["soft_total"].count() < grouped.size(), ["soft_overlap", "soft_total"]] = math.nan
+    scans = grouped.size()
+    sums = _summed(cases, _SUMS).join(_summed(cases, _SOFT_SUMS))
+    sums.loc[grouped["soft_total"].count() < scans, list(_SOFT_SUMS)] = math.nan
     means = grouped[["hd95_mm", "surface_dice", *VOLUMES]].mean()  # of the scans where they are defined
     none = sums["annotated_voxels"] == 0
     pooled = pd.DataFrame(index=sums.index)
-    pooled["scans"] = grouped.size()
+    pooled["scans"] = scans
     pooled["dice"] = _quotient(2 * sums["overlap_voxels"], sums["annotated_voxels"] + sums["predicted_voxels"])
     pooled["soft_dice"] = _quotient(2 * sums["soft_overlap"], sums["soft_total"])
     pooled["precision"] = _quotient(sums["overlap_voxels"], sums["predicted_voxels"])
@@ -195,6 +200,23 @@ def pool_patients(cases: pd.DataFrame) -> pd.DataFrame:
     pooled["relative_error"] = _quotient(means["absolute_error_ml"], means["annotated_ml"])
     pooled.loc[none, list(AGREEMENT)] = math.nan
     return pooled.join(means[list(VOLUMES)]).reset_index()
+
+
+def _summed(cases: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
+    """(patients, names): sums over the scans of each patient, in mL where there are several scans and all rows have them, else in voxels.
+
+    One patient's sums are all of one unit, so that their quotients are right either way.
+    """
+    voxels = cases.groupby("patient", sort=False)[list(names)].sum(min_count=1).astype(float)
+    measured = cases.reindex(columns=list(names.values())).set_axis(list(names), axis=1).groupby(cases["patient"], sort=False)
+    several = (measured.size() > 1) & measured.count().eq(measured.size(), axis=0).all(axis=1)
+    voxels.loc[several] = measured.sum().loc[several]
+    return voxels
+
+
+def fewer(n: int | None, of: int | None) -> str:
+    """What stands behind a figure of another number of patients than its column says: ", n 24"; empty where it is the same or not known."""
+    return "" if n is None or of is None or n == of else f", n {n}"
 
 
 def tertiles(volumes: Sequence[float] | pd.Series) -> tuple[float, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ _DPI = 120
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A6D00")
 _KIND_COLOURS = {"none": "#777777", "standard": "#0072B2", "adapter": "#D55E00", "scratch": "#009E73", "variant": "#CC79A7"}
 _KIND_NAMES = {"none": "no fine-tuning", "standard": "standard fine-tuning", "adapter": "adapter", "scratch": "from scratch", "variant": "variant"}
+_KIND_MARKERS = {"standard": "s", "adapter": "o", "scratch": "D"}
+_VARIANT_MARKERS = ("^", "v", "<", ">")
 _SPREAD = 0.14
 #: Small pictures a row in figures with one for each method.
 _COLUMNS = 4
@@ -83,25 +86,31 @@ def dice_against_volume(patients: pd.DataFrame, path: Path) -> Path:
 
 
 def dice_against_parameters(methods: pd.DataFrame, path: Path) -> Path:
-    """Mean Dice against the number of trainable parameters; an adapter's ranks are joined, over-parameterised ones are hollow."""
+    """Mean Dice against the number of trainable parameters; an adapter's ranks are joined, over-parameterised ones are hollow. A variant stands
+    alone, with its label and a marker of its own.
+    """
     figure, axis = _figure(7.0, 4.4)
     trained = methods[methods["trainable"] > 0]
-    for n, (method, part) in enumerate(trained.groupby("method", sort=False)):
+    alone = trained["kind"].isin(("scratch", "variant"))
+    variants = itertools.cycle(_VARIANT_MARKERS)
+    for n, (name, part) in enumerate(trained.groupby(trained["label"].where(alone, trained["method"]), sort=False)):
         part = part.sort_values("trainable")
-        colour, marker = _COLOURS[n % len(_COLOURS)], "o" if part["kind"].iloc[0] == "adapter" else "s"
+        kind = part["kind"].iloc[0]
+        colour, marker = _COLOURS[n % len(_COLOURS)], next(variants) if kind == "variant" else _KIND_MARKERS[kind]
         ends = [[_gap(a, b) for a, b in zip(part["dice"], part["dice_low"], strict=True)]]
         ends.append([_gap(b, a) for a, b in zip(part["dice"], part["dice_high"], strict=True)])
         axis.errorbar(part["trainable"], part["dice"], yerr=ends, fmt="-" if len(part) > 1 else "none", color=colour, lw=1, capsize=2, alpha=0.8)
         hollow = (part["kernel_numbers"] > 0) & (part["trainable"] > part["kernel_numbers"])
         faces = ["white" if h else colour for h in hollow]
-        axis.scatter(part["trainable"], part["dice"], s=34, marker=marker, facecolors=faces, edgecolors=colour, zorder=3, label=method)
+        axis.scatter(part["trainable"], part["dice"], s=34, marker=marker, facecolors=faces, edgecolors=colour, zorder=3, label=name)
         for row in part.to_dict(orient="records"):
-            if row["rank"]:
+            if row["rank"] and kind == "adapter":
                 axis.annotate(f"r{row['rank']}", (row["trainable"], row["dice"]), xytext=(4, 4), textcoords="offset points", fontsize=7, color=colour)
     for row in methods[methods["kind"] == "none"].to_dict(orient="records"):
         axis.axhline(row["dice"], color=_KIND_COLOURS["none"], lw=1, ls=":" if row["label"] == ZERO_SHOT_CHOSEN else "--", label=row["label"])
     axis.set_xscale("log")
-    axis.set_xlabel("trainable parameters\n(circle: adapter, hollow: more numbers than its kernels; square: standard)", fontsize=8)
+    told = "circle: adapter, hollow: more numbers than its kernels; square: standard;\ndiamond: from scratch; triangle: variant"
+    axis.set_xlabel(f"trainable parameters\n({told})", fontsize=8)
     axis.set_ylabel("mean Dice, 95 % interval", fontsize=8)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from . import __version__
-from .evaluation import ALL, Evaluation
+from .evaluation import ALL, Evaluation, fewer
 from .figures import curves, draw_study
 from .files import write_text
 from .provenance import program, table_digest
@@ -122,7 +122,8 @@ def write_training_report(output: Path, info: ModelInfo, base: ModelInfo | None,
         "## Cross-validation",
         "",
         f"{validated.folds.count} folds by patient ([folds.json](folds.json)); figures of out-of-fold predictions, made as `sahlora segment` "
-        f"makes them ([masks]({PREDICTIONS}/)). Means over patients with 95 % bootstrap intervals.",
+        f"makes them ([masks]({PREDICTIONS}/)). Means over patients with 95 % bootstrap intervals; n where they are of fewer patients than the "
+        "column. Precision leaves out patients in whom nothing was found.",
         "",
         *evaluation_table(validated.evaluation),
         "",
@@ -159,12 +160,16 @@ def draw_training(patients: Any, validated: CrossValidation, folder: Path) -> di
 
 
 def evaluation_table(evaluation: Evaluation) -> list[str]:
-    """Measures × strata as Markdown: means with their intervals, ICC and Bland–Altman below."""
+    """Measures × strata as Markdown: means with their intervals, and n where fewer patients have the measure; ICC and Bland–Altman below."""
     strata = list(dict.fromkeys(evaluation.summary["stratum"]))
     counts = evaluation.patients["stratum"].value_counts()
-    header = ("", *(f"{name} (n = {len(evaluation.patients) if name == ALL else int(counts.get(name, 0))})" for name in strata))
+    patients = {name: len(evaluation.patients) if name == ALL else int(counts.get(name, 0)) for name in strata}
+    header = ("", *(f"{name} (n = {n})" for name, n in patients.items()))
     found = {(row["stratum"], row["measure"]): row for row in evaluation.summary.to_dict(orient="records")}
-    rows = [(title, *(_estimate(found[s, measure], "mean", "low", "high") for s in strata)) for measure, title in _MEASURES.items()]
+    rows = [
+        (title, *(_estimate(found[s, measure], "mean", "low", "high", fewer(found[s, measure]["n"], n)) for s, n in patients.items()))
+        for measure, title in _MEASURES.items()
+    ]
     agreement = {row["stratum"]: row for row in evaluation.agreement.to_dict(orient="records")}
     rows.append(("ICC of the volumes", *(_estimate(agreement[s], "icc", "icc_low", "icc_high") for s in strata)))
     rows.append(("bias and limits of agreement (mL)", *(_estimate(agreement[s], "bias_ml", "limit_low", "limit_high") for s in strata)))
@@ -279,11 +284,11 @@ def _mean_dice(result: RunResult) -> float:
     return sum(values) / len(values) if values else math.nan
 
 
-def _estimate(row: Mapping[str, Any], value: str, low: str, high: str) -> str:
+def _estimate(row: Mapping[str, Any], value: str, low: str, high: str, behind: str = "") -> str:
     if not math.isfinite(row[value]):
         return "–"
     interval = f" ({_number(row[low])} to {_number(row[high])})" if math.isfinite(row[low]) and math.isfinite(row[high]) else ""
-    return _number(row[value]) + interval
+    return _number(row[value]) + interval + behind
 
 
 def _number(value: float) -> str:

@@ -101,12 +101,15 @@ def make_tables(
 
 
 def choose_reference(wanted: str, runs: Sequence[Run]) -> str:
-    """The label of that name, or of that method at its lowest rank; by default fine-tuning of all, else zero-shot, else the first."""
+    """The label of that name, or of that method at its lowest rank; by default fine-tuning of all, else zero-shot, else the first.
+
+    Variants are meant by their label only, never by their method.
+    """
     labels = [run.label for run in runs]
     if wanted in labels:
         return wanted
     methods: dict[str, str] = {}
-    for run in sorted(runs, key=lambda r: r.rank):
+    for run in sorted((r for r in runs if not r.variant), key=lambda r: r.rank):
         methods.setdefault(run.method, run.label)
     if wanted in methods:
         return methods[wanted]
@@ -138,12 +141,13 @@ def _method(run: Run, results: Sequence[RunResult], evaluation: Evaluation, base
     }  # fmt: skip
     summary = evaluation.summary.set_index(["stratum", "measure"])
     overall = summary.loc[(ALL, "dice")]
-    row |= {"dice": overall["mean"], "dice_low": overall["low"], "dice_high": overall["high"], "dice_sd": overall["sd"]}
+    row |= {"dice": overall["mean"], "dice_low": overall["low"], "dice_high": overall["high"], "dice_sd": overall["sd"], "dice_n": overall["n"]}
     for stratum in dict.fromkeys(evaluation.summary["stratum"]):
         if stratum not in (ALL, WITHOUT):
             row[f"dice {stratum}"] = summary.loc[(stratum, "dice")]["mean"]
     names = ("soft_dice", "precision", "recall", "hd95_mm", "surface_dice", "error_ml", "absolute_error_ml", "relative_error")
     row |= {name: summary.loc[(ALL, name)]["mean"] for name in names}
+    row |= {f"{short}_n": summary.loc[(ALL, name)]["n"] for short, name in (("precision", "precision"), ("hd95", "hd95_mm"))}
     if (WITHOUT, "false_positive_ml") in summary.index:
         row["false_ml_without_haemorrhage"] = summary.loc[(WITHOUT, "false_positive_ml")]["mean"]
     agreement = evaluation.agreement.iloc[0]

@@ -148,6 +148,20 @@ def test_a_card_without_figures_says_so(base):
     assert "No figures on held-out cases have been measured." in card_text(base)
 
 
+def test_a_figure_of_fewer_patients_than_its_column_says_of_how_many(base):
+    def measured(n: int) -> dict[str, float]:
+        return {"n": n, "mean": 0.61, "low": 0.48, "high": 0.71, "median": 0.74}
+
+    strata = {"all": {"dice": measured(24), "precision": measured(22), "absolute_error_ml": measured(30)}, "< 5 mL": {"dice": measured(9)}}
+    told = card_text(replace(base, metrics={"held_out": {"heads": {"patients": 30, "strata": strata}}}))
+    assert "| Dice | 0.61 (0.48 to 0.71) [0.74], n 24 | 0.61 (0.48 to 0.71) [0.74] |" in told
+    assert "[0.74], n 22 |" in told and "| absolute error (mL) | 0.61 (0.48 to 0.71) [0.74] |" in told
+    assert "Precision leaves out patients in whom nothing was found." in told
+    validated = {"patients": 30, "dice": measured(24), "absolute_error_ml": measured(30)}
+    told = card_text(replace(base, metrics={"cross_validation": validated}))
+    assert "| Dice | 0.61 (0.48 to 0.71) [0.74], n 24 |" in told and "[0.74], n 30" not in told
+
+
 def test_a_card_tells_that_slices_were_drawn_by_case(base):
     by_case = replace(base, training={**base.training, "config": {"batch": 8, "draw_by": "case"}})
     assert "8 slices (those with blood drawn by case), learning rate" in card_text(by_case)

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from SAHLoRALib.claims import FAILS, HOLDS, OPEN, Claim, decide_claims
 from SAHLoRALib.runs import ZERO_SHOT_CHOSEN
+from SAHLoRALib.statistics import bootstrap_mean, outer_mean
 
 PATIENTS = 24
 VOLUMES = np.geomspace(1, 60, PATIENTS)
@@ -139,3 +140,76 @@ def test_patients_without_haemorrhage_do_not_count() -> None:
     )
     first = decide_claims(frame, table, resamples=50)[0]
     assert "n = 9" in first.figures
+
+
+def frames(values: Mapping[str, np.ndarray], methods: Mapping[str, tuple[str, str, int, int, int]] = METHODS) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Tables of patients and methods from the Dice of every patient: label → (patients,)."""
+    rows = [
+        {"label": label, "patient": f"p{k}", "dice": value, "annotated_ml": 1.0 + k} for label, dice in values.items() for k, value in enumerate(dice)
+    ]
+    table = [
+        {"label": label, "method": m, "kind": kind, "rank": rank, "trainable": trainable, "kernel_numbers": kernels}
+        for label, (m, kind, rank, trainable, kernels) in methods.items()
+    ]
+    return pd.DataFrame(rows), pd.DataFrame(table)
+
+
+#: Thirty patients: most lose 0.01, three gain 0.4, so that the mean rises while the signed ranks fall.
+FEW_GAIN = np.r_[-0.01 - 1e-4 * np.arange(27), 0.40, 0.41, 0.42]
+
+
+def test_three_great_gains_do_not_make_a_method_better_that_loses_in_all_others() -> None:
+    start = np.linspace(0.3, 0.5, 30)
+    claim = decide_claims(*frames({"zero-shot": start, "fine-tuning all": start + FEW_GAIN}), resamples=300)[0]
+    assert claim.verdict == OPEN and "+0.03" in claim.figures and "rank-biserial -0.63" in claim.figures
+
+
+def test_three_great_losses_do_not_make_cp_lora_worse_that_gains_in_all_others() -> None:
+    start = np.linspace(0.5, 0.6, 30)
+    claim = decide_claims(*frames({"lora-c, rank 2": start, "cp-lora, rank 2": start - FEW_GAIN - 0.001}), resamples=300)[3]
+    assert claim.verdict == OPEN and "-0.03" in claim.figures
+
+
+@pytest.mark.parametrize("kind", ["scratch", "variant"])
+def test_a_study_of_networks_that_enter_no_claim_leaves_all_undecided(kind: str) -> None:
+    found = decide_claims(*frames({"mine": np.linspace(0.2, 0.8, 9)}, {"mine": ("scratch", kind, 0, 9000, 0)}), resamples=50)
+    assert [claim.verdict for claim in found] == [OPEN] * 5 and all("needs" in claim.rule for claim in found)
+
+
+def test_a_study_without_haemorrhage_leaves_all_undecided() -> None:
+    found = decide_claims(*frames({label: np.full(9, np.nan) for label in GOOD}), resamples=50)
+    assert [claim.verdict for claim in found] == [OPEN] * 5
+
+
+@pytest.mark.parametrize(
+    ("number", "changes", "verdict"),
+    [
+        (1, {"fine-tuning head": 0.40}, FAILS),
+        (2, {"fine-tuning all": 0.80}, FAILS),
+        (4, {}, HOLDS),
+        (5, {"lora-c, rank 64": 0.58, "cp-lora, rank 64": 0.58}, FAILS),
+    ],
+)
+def test_fewer_than_twenty_patients_exclude_nothing(number: int, changes: dict[str, float], verdict: str) -> None:
+    assert claims(GOOD | changes, patients=20)[number].verdict == verdict
+    claim = claims(GOOD | changes, patients=19)[number]
+    assert claim.verdict == OPEN and "fewer than 20 patients" in claim.rule
+
+
+def test_a_gain_is_excluded_by_students_interval_too() -> None:
+    """The bootstrap's interval ends below 0.02, Student's above it."""
+    start, gaps = np.linspace(0.3, 0.5, 20), np.tile([-1.0, 1.0], 10)
+    gaps *= 0.04 / (bootstrap_mean(gaps, resamples=300).high + outer_mean(gaps, resamples=300).high)
+    assert bootstrap_mean(gaps, resamples=300).high < 0.02 < outer_mean(gaps, resamples=300).high
+    claim = decide_claims(*frames({"zero-shot": start, "fine-tuning all": start + gaps}), resamples=300)[0]
+    assert claim.verdict == OPEN and "patients" not in claim.rule
+
+
+def test_ranks_of_an_adapter_that_is_over_parameterised_from_its_lowest_rank_on_do_not_count() -> None:
+    """It has no low rank to be held against; what it gains from large to larger says nothing."""
+    all_large = METHODS | {label: (*METHODS[label][:4], 300) for label in METHODS if "cp-lora" in label}
+    claim = claims(GOOD | {"cp-lora, rank 64": 0.40}, methods=all_large)[5]
+    assert claim.verdict == HOLDS and "higher ranks − lowest rank +0.099" in claim.figures
+    without = {label: mean for label, mean in GOOD.items() if "lora-c" not in label}
+    claim = claims(without, methods=all_large)[5]
+    assert claim.verdict == OPEN and "lowest not over-parameterised" in claim.rule

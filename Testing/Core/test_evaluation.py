@@ -107,6 +107,37 @@ def test_soft_dice_needs_probabilities_of_all_scans_of_a_patient() -> None:
     assert math.isnan(patients.loc["p", "soft_dice"]) and patients.loc["q", "soft_dice"] == pytest.approx(6 / 7)
 
 
+def fine(row_of_thick: dict[str, object], times: int) -> dict[str, object]:
+    """The same haemorrhage with so many times as many voxels."""
+    sums = ("annotated_voxels", "predicted_voxels", "overlap_voxels", "soft_overlap", "soft_total")
+    return row_of_thick | {"case": "fine"} | {name: times * row_of_thick[name] for name in sums}
+
+
+def test_a_scan_with_smaller_voxels_does_not_count_more() -> None:
+    """Two scans of 10 mL, one well predicted, one with eight times as many voxels badly."""
+    soft = [{"soft_overlap": v, "soft_total": 20.0, "soft_overlap_ml": v, "soft_total_ml": 20.0} for v in (8.0, 3.0)]
+    rows = [row("p", 10, 10, 9, **soft[0]), fine(row("p", 10, 5, 2, **soft[1]), 8)]
+    patient = summarise(rows, resamples=10).patients.iloc[0]
+    assert patient["dice"] == pytest.approx(2 * 11 / 35) and patient["scans"] == 2
+    assert (patient["precision"], patient["recall"]) == pytest.approx((11 / 15, 11 / 20))
+    assert patient["soft_dice"] == pytest.approx(2 * 11 / 40)
+
+
+def test_rows_of_an_older_version_are_pooled_by_what_they_hold() -> None:
+    rows = [row("p", 10, 10, 9, soft_overlap=8.0, soft_total=20.0), fine(row("p", 10, 5, 2, soft_overlap=3.0, soft_total=20.0), 8)]
+    patient = summarise(rows, resamples=10).patients.iloc[0]
+    assert patient["dice"] == pytest.approx(2 * 11 / 35) and patient["soft_dice"] == pytest.approx(2 * (8 + 24) / (20 + 160))
+    for old in rows:
+        del old["overlap_ml"]
+    assert summarise(rows, resamples=10).patients.iloc[0]["recall"] == pytest.approx((9 + 16) / (10 + 80))
+
+
+def test_a_patient_with_one_scan_has_the_figures_of_its_row() -> None:
+    """Also where the slices differ in thickness, so that mL and voxels do not go together."""
+    patient = summarise([row("p", 8, 6, 4) | {"overlap_ml": 1.0, "annotated_ml": 3.0, "predicted_ml": 3.0}], resamples=10).patients.iloc[0]
+    assert patient["dice"] == pytest.approx(8 / 14) and patient["annotated_ml"] == 3.0
+
+
 def test_missed_haemorrhage_counts_as_zero() -> None:
     patients = summarise([row("p", 4, 0, 0, hd95_mm=math.nan, surface_dice=0.0)], resamples=10).patients.iloc[0]
     assert patients["dice"] == patients["recall"] == patients["surface_dice"] == 0 and patients["relative_error"] == 1
@@ -235,3 +266,15 @@ def test_all_labels_of_a_mask_and_the_test_cases_alone_are_compared_by_the_comma
     assert "all (n = 1)" in told and re.search(r"Dice +1\n", told)  # a and b are one patient
     assert main([*command, "--prediction-segment", "1|4", "--split", "training"]) == 0
     assert "all (n = 3)" in capsys.readouterr().out
+
+
+def test_a_mean_of_fewer_patients_than_its_column_says_of_how_many() -> None:
+    from SAHLoRALib.commands.evaluate import told
+    from SAHLoRALib.report import evaluation_table
+
+    missed = row("missed", 4, 0, 0, hd95_mm=math.nan, surface_dice=0.0)
+    result = summarise([row("p", 4, 4, 2), row("q", 6, 8, 4), missed, row("clean", 0, 2, 0, hd95_mm=math.nan)], edges=(), resamples=20)
+    for lines in (told(result).splitlines(), [line.strip("| ") for line in evaluation_table(result)]):
+        said = {start: next(line for line in lines if line.startswith(start)) for start in ("Dice", "precision", "HD95", "annotated")}
+        assert ", n 3" in said["Dice"] and ", n 2" in said["precision"] and ", n 2" in said["HD95"]
+        assert ", n" not in said["annotated"] and not any(", n 0" in line for line in lines)

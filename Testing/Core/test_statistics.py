@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from SAHLoRALib.errors import ConfigError
-from SAHLoRALib.statistics import bland_altman, bootstrap_mean, compare_paired, holm, icc, spearman
+from SAHLoRALib.statistics import bland_altman, bootstrap_mean, compare_paired, holm, icc, outer_mean, spearman, spearman_interval
 
 RNG = np.random.default_rng(3)
 ANNOTATED = RNG.gamma(2.0, 8.0, 20)
@@ -148,3 +148,33 @@ def test_rank_correlation_of_dice_with_volume() -> None:
 def test_different_numbers_of_patients_are_refused() -> None:
     with pytest.raises(ConfigError, match="same patients"):
         icc([1, 2, 3], [1, 2])
+
+
+def test_outer_interval_reaches_as_far_as_bootstrap_and_student() -> None:
+    from scipy import stats
+
+    for values in (np.random.default_rng(0).normal(0, 1, 8), np.r_[np.zeros(25), 1.0, 2.0]):
+        near, far = bootstrap_mean(values, 0.99), outer_mean(values, 0.99)
+        low, high = stats.t.interval(0.99, len(values) - 1, values.mean(), stats.sem(values))
+        assert (far.low, far.high) == pytest.approx((min(near.low, low), max(near.high, high))) and far.value == near.value
+    assert outer_mean([0.5, math.nan]).n == 1 and math.isnan(outer_mean([0.5]).low) and outer_mean([0.5, 0.5]).low == 0.5
+
+
+def test_interval_of_a_rank_correlation_holds_the_true_one_as_often_as_it_says() -> None:
+    """Normal pairs with Pearson's 0.9, whose true rank correlation is 6/π · asin(0.45); Fisher's interval holds it in 91 % only."""
+    rng, n, tries = np.random.default_rng(0), 30, 2000
+    x = rng.normal(size=(tries, n))
+    y = 0.9 * x + math.sqrt(1 - 0.9**2) * rng.normal(size=(tries, n))
+    ranks = [np.argsort(np.argsort(side, axis=1), axis=1) - (n - 1) / 2 for side in (x, y)]
+    rho = (ranks[0] * ranks[1]).sum(1) / (ranks[0] ** 2).sum(1)
+    ends = np.array([spearman_interval(float(r), n) for r in rho])
+    held = (ends[:, 0] <= 6 / math.pi * math.asin(0.45)) & (6 / math.pi * math.asin(0.45) <= ends[:, 1])
+    assert held.mean() == pytest.approx(0.95, abs=0.015)
+
+
+def test_interval_of_a_rank_correlation_is_the_one_that_goes_with_it() -> None:
+    estimate, _ = spearman([1, 2, 3, 4, 5, 6, 7, 8], [2, 1, 4, 3, 6, 5, 8, 7])
+    half = 1.959964 * math.sqrt((1 + estimate.value**2 / 2) / 5)
+    assert (estimate.low, estimate.high) == pytest.approx((np.tanh(np.arctanh(estimate.value) - half), np.tanh(np.arctanh(estimate.value) + half)))
+    assert spearman_interval(0.5, 30, 0.99)[0] < spearman_interval(0.5, 30)[0] and spearman_interval(1.0, 8) == (1.0, 1.0)
+    assert all(math.isnan(end) for end in (*spearman_interval(0.5, 3), *spearman_interval(math.nan, 9)))

@@ -86,12 +86,13 @@ def run(arguments: Arguments, events: Events) -> int:
 
 
 def told(result: Evaluation) -> str:
-    """Means with their intervals, a row a measure, a column a stratum; ICC and Bland–Altman below."""
+    """Means with their intervals, and n where fewer patients have the measure: a row a measure, a column a stratum; ICC and Bland–Altman below."""
     strata = list(dict.fromkeys(result.summary["stratum"]))
     numbers = result.patients["stratum"].value_counts()
-    header = ("measure", *(f"{name} (n = {len(result.patients) if n == 0 else int(numbers.get(name, 0))})" for n, name in enumerate(strata)))
+    patients = {name: len(result.patients) if n == 0 else int(numbers.get(name, 0)) for n, name in enumerate(strata)}
+    header = ("measure", *(f"{name} (n = {n})" for name, n in patients.items()))
     found = {(row["stratum"], row["measure"]): row for row in _records(result.summary)}
-    rows = [(title, *(_estimate(found[name, measure]) for name in strata)) for measure, title in _TITLES.items()]
+    rows = [(title, *(_estimate(found[s, measure], n) for s, n in patients.items())) for measure, title in _TITLES.items()]
     agreement = {row["stratum"]: row for row in _records(result.agreement)}
     rows.append(("ICC of volumes", *(_interval(agreement[s]["icc"], agreement[s]["icc_low"], agreement[s]["icc_high"]) for s in strata)))
     limits = [_interval(agreement[s]["bias_ml"], agreement[s]["limit_low"], agreement[s]["limit_high"]) for s in strata]
@@ -99,8 +100,10 @@ def told(result: Evaluation) -> str:
     return table(header, rows)
 
 
-def _estimate(row: dict[str, Any]) -> str:
-    return _interval(row["mean"], row["low"], row["high"])
+def _estimate(row: dict[str, Any], patients: int) -> str:
+    from ..evaluation import fewer
+
+    return _interval(row["mean"], row["low"], row["high"]) + (fewer(row["n"], patients) if row["n"] else "")
 
 
 def _interval(value: float | None, low: float | None, high: float | None) -> str:
