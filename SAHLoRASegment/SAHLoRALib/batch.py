@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
@@ -13,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from .crashlog import in_words
 from .ct import CTVolume, format_warnings, mask_image, read_ct, write_image, write_segmentation
-from .errors import DAMAGED, Cancelled, OutputError, SAHLoRAError
+from .errors import Cancelled, OutputError, SAHLoRAError
 from .events import Events
 from .files import sweep, write_text
-from .inputs import ScanInput, is_result, place_digest, unique_name
+from .inputs import ScanInput, place_digest, result_report, unique_name
 from .montage import write_montage
 
 if TYPE_CHECKING:
@@ -269,15 +268,15 @@ def _is_free(folder: Path, scan: Path) -> bool:
         return False
     if (folder / _UNFINISHED).exists():
         return True
-    if not is_result(folder):
+    report = result_report(folder)
+    if report is None:
         return not any((folder / name).exists() for name in _OURS)
-    with contextlib.suppress(OSError, *DAMAGED):
-        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-        if PLACE in report:
-            return bool(report[PLACE] == place_digest(scan))
-        source = Path(str(report["source"]))  # of an older version, which wrote the path as it was typed: from another folder it means another scan
-        return source.is_absolute() and source.resolve() == scan.resolve()
-    return False
+    if PLACE in report:
+        return bool(report[PLACE] == place_digest(scan))
+    source = Path(
+        str(report.get("source", ""))
+    )  # of an older version, which wrote the path as it was typed: from another folder it means another scan
+    return source.is_absolute() and source.resolve() == scan.resolve()
 
 
 def _clear(folder: Path) -> None:

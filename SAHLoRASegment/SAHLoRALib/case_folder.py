@@ -11,6 +11,7 @@ was copied here (`case_store`), and .checks.json (`case_memory`). A file that wa
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from .case_memory import CheckMemory
 from .case_report import CaseFolderReport, RowReport, row_report
 from .case_store import drop, store_case, store_mask, stored_files
 from .errors import CaseError, OutputError, SAHLoRAError
+from .files import locked
 
 if TYPE_CHECKING:
     from .case_check import Finding
@@ -267,27 +269,13 @@ class CaseFolder:
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
         """From reading the table to writing it: nobody else changes it meanwhile, so that no row of theirs is lost. Raises OutputError."""
-        try:
-            from filelock import FileLock, Timeout
-        except ModuleNotFoundError:  # in Slicer before the first installation
+        # Slicer has no filelock before the first installation.
+        if not self.folder.is_dir() or importlib.util.find_spec("filelock") is None:
             yield
             return
-        if not self.folder.is_dir():
+        busy = f"{self.table_path} is being changed by another program or person; try again in a moment."
+        with locked(self.folder / ".cases.lock", busy, seconds=_WAIT_SECONDS):
             yield
-            return
-        lock = FileLock(self.folder / ".cases.lock")
-        try:
-            lock.acquire(timeout=_WAIT_SECONDS)
-        except Timeout as error:
-            raise OutputError(f"{self.table_path} is being changed by another program or person; try again in a moment.") from error
-        except OSError as error:
-            raise OutputError(f"Cannot write in {self.folder}: {error.strerror or error}. Choose another folder.") from error
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):  # Windows removes it only after its release
-                Path(lock.lock_file).unlink()
-            lock.release()
 
     def _write(self, table: CaseTable, cases: Sequence[Case]) -> None:
         replace(table, cases=tuple(cases)).write(self.table_path)

@@ -114,9 +114,9 @@ def _hold_out_again(
 ) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
     """As `hold_out`, for a fold that goes on from an adapter: who chose it before, and some of the new patients where enough of them bleed.
 
-    None where no patient with haemorrhage is left of the former ones.
+    None where it is not known who did, or no patient with haemorrhage is left of them.
     """
-    names = set(going_on.held[fold])
+    names = set(going_on.held.get(fold, ()))
     held = {case.patient for case in table if case.case in names} & set(volumes)
     if not any(volumes[p] > 0 for p in held):
         return None
@@ -139,9 +139,8 @@ def plan_folds(
     patients = set(usable.volumes)
     for fold in range(folds.count):
         volumes = {p: usable.volumes[p] for p in folds.training_patients(fold, patients)}
-        learning, held = hold_out(volumes, validation, seed)
-        if validation and going_on and fold in going_on.held:
-            learning, held = _hold_out_again(volumes, usable.table, going_on, fold, validation, seed) or (learning, held)
+        again = _hold_out_again(volumes, usable.table, going_on, fold, validation, seed) if validation and going_on else None
+        learning, held = again or hold_out(volumes, validation, seed)
         sides = (learning, held, folds.test_patients(fold, patients))
         parts = [tuple(case.case for case in usable.table.of_patients(side)) for side in sides]
         digest = run_digest(config, base, parts, usable.digests, starts.get(fold))

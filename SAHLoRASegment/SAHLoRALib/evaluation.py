@@ -63,6 +63,12 @@ class Evaluation:
             written.append(path)
         return written
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Stratum → its patients, in the summary's order."""
+        numbers = self.patients["stratum"].value_counts()
+        return {name: len(self.patients) if name == ALL else int(numbers.get(name, 0)) for name in dict.fromkeys(self.summary["stratum"])}
+
     def value(self, measure: str, stratum: str = ALL) -> float:
         """Mean of a measure over a stratum's patients, NaN where there is none."""
         row = self.summary[(self.summary["measure"] == measure) & (self.summary["stratum"] == stratum)]

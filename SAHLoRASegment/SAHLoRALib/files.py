@@ -60,24 +60,35 @@ def alone(folder: Path | str, wanted: bool = True, *, keep_lock: bool = True) ->
     if not wanted:
         yield
         return
-    from filelock import FileLock, Timeout
-
     folder = Path(folder)
-    lock = FileLock(folder / ".lock")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise OutputError(f"Another SAHLoRA run works in {folder}; wait until it has ended, or choose another folder.") from error
-    except OSError as error:
-        raise OutputError(f"Cannot write in {folder}: {error.strerror or error}. Choose another folder.") from error
-    try:
+    busy = f"Another SAHLoRA run works in {folder}; wait until it has ended, or choose another folder."
+    with locked(folder / ".lock", busy, keep=keep_lock):
         sweep(folder)
         yield
+
+
+@contextlib.contextmanager
+def locked(path: Path, busy: str, *, seconds: float = 0.0, keep: bool = False) -> Iterator[None]:
+    """Hold the lock of the file `path`, which falls with the process. keep: its file stays.
+
+    Raises OutputError, with the sentence `busy` where another holds it for longer than so many seconds, and where the folder cannot be made.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=seconds)
+    except Timeout as error:
+        raise OutputError(busy) from error
+    except OSError as error:
+        raise OutputError(f"Cannot write in {path.parent}: {error.strerror or error}. Choose another folder.") from error
+    try:
+        yield
     finally:
-        if not keep_lock:
+        if not keep:
             with contextlib.suppress(OSError):  # Windows removes it only after its release
-                Path(lock.lock_file).unlink()
+                path.unlink()
         lock.release()
 
 

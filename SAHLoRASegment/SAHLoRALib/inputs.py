@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import SimpleITK as sitk
 
@@ -94,7 +95,7 @@ def _scans(folder: Path, events: Events, depth: int = 0) -> list[Path]:
             return []
         raise
     files = [p for p in entries if p.is_file()]
-    if depth and is_result(folder):
+    if depth and result_report(folder) is not None:  # its scan (``--keep-ct``) is not segmented again
         return []
     images = [p for p in files if (split := split_name(p)) and split[1] != ".seg.nrrd" and not _NOT_SCANS.search(split[0])]
     loose = [p for p in files if not images and p.name.upper() != "DICOMDIR" and is_dicom(p)]
@@ -112,12 +113,13 @@ def _scans(folder: Path, events: Events, depth: int = 0) -> list[Path]:
     return sorted([*images, *stray, *(scan for scans in inside.values() for scan in scans)])
 
 
-def is_result(folder: Path) -> bool:
-    """Whether a folder holds what segmenting left there: its scan (``--keep-ct``) is not segmented again."""
+def result_report(folder: Path) -> dict[str, Any] | None:
+    """The report of what segmenting left in a folder, None where it left nothing."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        return isinstance(report, dict) and {"total_ml", "model"} <= set(report) and any(folder.glob("mask.*"))
-    return False
+        if isinstance(report, dict) and {"total_ml", "model"} <= set(report) and any(folder.glob("mask.*")):
+            return report
+    return None
 
 
 def place_digest(path: Path) -> str:

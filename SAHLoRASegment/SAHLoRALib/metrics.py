@@ -166,14 +166,15 @@ def _surface_distances(mask: np.ndarray, reference: np.ndarray, positions: _Posi
 
 def _border(mask: np.ndarray) -> np.ndarray:
     """(n, 3) slices, rows, columns of the voxels of a mask that have a neighbour across a face outside it; the grid's outside is outside."""
-    held = [np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
-    if not len(held[0]):
-        return np.zeros((0, 3), int)
-    first = [int(along[0]) for along in held]
-    box = mask[tuple(slice(start, int(along[-1]) + 1) for start, along in zip(first, held, strict=True))]
     from scipy.ndimage import binary_erosion
 
-    return np.argwhere(box & ~binary_erosion(box)) + first
+    from .findings import bounding_box
+
+    place = bounding_box(mask)
+    if place is None:
+        return np.zeros((0, 3), int)
+    box = mask[place]
+    return np.argwhere(box & ~binary_erosion(box)) + [along.start for along in place]
 
 
 def _hd95(forth: np.ndarray, back: np.ndarray) -> float:

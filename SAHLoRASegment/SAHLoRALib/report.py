@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from . import __version__
-from .evaluation import ALL, Evaluation, fewer
+from .evaluation import Evaluation, fewer
 from .figures import curves, draw_study
 from .files import write_text
 from .provenance import program, table_digest
@@ -161,9 +161,7 @@ def draw_training(patients: Any, validated: CrossValidation, folder: Path) -> di
 
 def evaluation_table(evaluation: Evaluation) -> list[str]:
     """Measures × strata as Markdown: means with their intervals, and n where fewer patients have the measure; ICC and Bland–Altman below."""
-    strata = list(dict.fromkeys(evaluation.summary["stratum"]))
-    counts = evaluation.patients["stratum"].value_counts()
-    patients = {name: len(evaluation.patients) if name == ALL else int(counts.get(name, 0)) for name in strata}
+    patients = evaluation.counts
     header = ("", *(f"{name} (n = {n})" for name, n in patients.items()))
     found = {(row["stratum"], row["measure"]): row for row in evaluation.summary.to_dict(orient="records")}
     rows = [
@@ -171,8 +169,8 @@ def evaluation_table(evaluation: Evaluation) -> list[str]:
         for measure, title in _MEASURES.items()
     ]
     agreement = {row["stratum"]: row for row in evaluation.agreement.to_dict(orient="records")}
-    rows.append(("ICC of the volumes", *(_estimate(agreement[s], "icc", "icc_low", "icc_high") for s in strata)))
-    rows.append(("bias and limits of agreement (mL)", *(_estimate(agreement[s], "bias_ml", "limit_low", "limit_high") for s in strata)))
+    rows.append(("ICC of the volumes", *(_estimate(agreement[s], "icc", "icc_low", "icc_high") for s in patients)))
+    rows.append(("bias and limits of agreement (mL)", *(_estimate(agreement[s], "bias_ml", "limit_low", "limit_high") for s in patients)))
     return _table(header, rows)
 
 

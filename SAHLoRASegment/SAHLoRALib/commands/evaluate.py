@@ -87,15 +87,13 @@ def run(arguments: Arguments, events: Events) -> int:
 
 def told(result: Evaluation) -> str:
     """Means with their intervals, and n where fewer patients have the measure: a row a measure, a column a stratum; ICC and Bland–Altman below."""
-    strata = list(dict.fromkeys(result.summary["stratum"]))
-    numbers = result.patients["stratum"].value_counts()
-    patients = {name: len(result.patients) if n == 0 else int(numbers.get(name, 0)) for n, name in enumerate(strata)}
+    patients = result.counts
     header = ("measure", *(f"{name} (n = {n})" for name, n in patients.items()))
     found = {(row["stratum"], row["measure"]): row for row in _records(result.summary)}
     rows = [(title, *(_estimate(found[s, measure], n) for s, n in patients.items())) for measure, title in _TITLES.items()]
     agreement = {row["stratum"]: row for row in _records(result.agreement)}
-    rows.append(("ICC of volumes", *(_interval(agreement[s]["icc"], agreement[s]["icc_low"], agreement[s]["icc_high"]) for s in strata)))
-    limits = [_interval(agreement[s]["bias_ml"], agreement[s]["limit_low"], agreement[s]["limit_high"]) for s in strata]
+    rows.append(("ICC of volumes", *(_interval(agreement[s]["icc"], agreement[s]["icc_low"], agreement[s]["icc_high"]) for s in patients)))
+    limits = [_interval(agreement[s]["bias_ml"], agreement[s]["limit_low"], agreement[s]["limit_high"]) for s in patients]
     rows.append(("bias, limits of agreement (mL)", *limits))
     return table(header, rows)
 
