@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .files import replacing
-from .runs import ZERO_SHOT_CHOSEN
 from .statistics import bland_altman
 
 if TYPE_CHECKING:
@@ -25,21 +24,34 @@ _KIND_NAMES = {"none": "no fine-tuning", "standard": "standard fine-tuning", "ad
 _KIND_MARKERS = {"standard": "s", "adapter": "o", "scratch": "D"}
 _VARIANT_MARKERS = ("^", "v", "<", ">")
 _SPREAD = 0.14
+#: The files that studies and trainings draw.
+BY_METHOD, AGAINST_VOLUME, PREDICTED, BLAND_ALTMAN = (
+    "dice_by_method.png",
+    "dice_against_volume.png",
+    "predicted_against_annotated.png",
+    "bland_altman.png",
+)
+AGAINST_PARAMETERS, TRAINING = "dice_against_parameters.png", "training.png"
+FILES = (BY_METHOD, AGAINST_VOLUME, PREDICTED, BLAND_ALTMAN, AGAINST_PARAMETERS, TRAINING)
 #: Small pictures a row in figures with one for each method.
 _COLUMNS = 4
 
 
 def draw_study(patients: pd.DataFrame, methods: pd.DataFrame, folder: Path) -> dict[str, Path]:
     """All figures of a study: title → file. patients: a row for each patient and method; methods: a row a method (`study_tables`)."""
-    drawn = {
-        "Dice by method": dice_by_method(patients, methods, folder / "dice_by_method.png"),
-        "Dice against annotated volume": dice_against_volume(patients, folder / "dice_against_volume.png"),
-        "Predicted against annotated volume": predicted_against_annotated(patients, folder / "predicted_against_annotated.png"),
-        "Bland–Altman: difference against mean of the volumes": bland_altman_plot(patients, folder / "bland_altman.png"),
-    }
+    drawn = {"Dice by method": dice_by_method(patients, methods, folder / BY_METHOD)} | draw_volumes(patients, folder)
     if (methods["trainable"] > 0).any():
-        drawn["Dice against trainable parameters and rank"] = dice_against_parameters(methods, folder / "dice_against_parameters.png")
+        drawn["Dice against trainable parameters and rank"] = dice_against_parameters(methods, folder / AGAINST_PARAMETERS)
     return drawn
+
+
+def draw_volumes(patients: pd.DataFrame, folder: Path) -> dict[str, Path]:
+    """The figures of `draw_study` that need no table of methods: title → file."""
+    return {
+        "Dice against annotated volume": dice_against_volume(patients, folder / AGAINST_VOLUME),
+        "Predicted against annotated volume": predicted_against_annotated(patients, folder / PREDICTED),
+        "Bland–Altman: difference against mean of the volumes": bland_altman_plot(patients, folder / BLAND_ALTMAN),
+    }
 
 
 def dice_by_method(patients: pd.DataFrame, methods: pd.DataFrame, path: Path) -> Path:
@@ -89,6 +101,8 @@ def dice_against_parameters(methods: pd.DataFrame, path: Path) -> Path:
     """Mean Dice against the number of trainable parameters; an adapter's ranks are joined, over-parameterised ones are hollow. A variant stands
     alone, with its label and a marker of its own.
     """
+    from .runs import ZERO_SHOT_CHOSEN  # brings torch, which who only asks for names may not have
+
     figure, axis = _figure(7.0, 4.4)
     trained = methods[methods["trainable"] > 0]
     alone = trained["kind"].isin(("scratch", "variant"))

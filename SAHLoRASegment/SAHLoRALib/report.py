@@ -148,15 +148,10 @@ def write_training_report(output: Path, info: ModelInfo, base: ModelInfo | None,
 
 def draw_training(patients: Any, validated: CrossValidation, folder: Path) -> dict[str, Path]:
     """Figures of one cross-validation: title → file."""
-    from .figures import bland_altman_plot, dice_against_volume, predicted_against_annotated
+    from .figures import TRAINING, draw_volumes
 
     histories = {f"fold {n + 1}": result.history or [] for n, (_, result) in enumerate(validated.runs)}
-    return {
-        "Training": curves(histories, folder / "training.png"),
-        "Dice against annotated volume": dice_against_volume(patients, folder / "dice_against_volume.png"),
-        "Predicted against annotated volume": predicted_against_annotated(patients, folder / "predicted_against_annotated.png"),
-        "Bland–Altman: difference against mean of the volumes": bland_altman_plot(patients, folder / "bland_altman.png"),
-    }
+    return {"Training": curves(histories, folder / TRAINING)} | draw_volumes(patients, folder)
 
 
 def evaluation_table(evaluation: Evaluation) -> list[str]:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from SAHLoRALib.figures import FILES as FIGURES
 from SAHLoRALib.model_folders import is_bundled, model_path, user_folder
 
 from . import train_plan
@@ -22,7 +23,6 @@ SAMPLE = {"kind": "asah", "count": 6, "matrix": 192, "slices": 16, "seed": 40}
 _A_RUN = re.compile(r"-[0-9a-f]{10}$")
 #: What the core writes into the output folder of a training or a study, beside folders.
 _WRITTEN = (".lock", "study.json", "made_of.json", "report.md", "results.csv", "methods.csv", "comparison.csv", "claims.csv")
-_FIGURES = ("training", "dice_by_method", "dice_against_volume", "predicted_against_annotated", "bland_altman", "dice_against_parameters")
 #: Passes over the sample cases that take minutes and not an hour.
 SAMPLE_EPOCHS = 8
 
@@ -97,7 +97,7 @@ def delete(plan: TrainingPlan) -> list[str]:
         for run in runs:
             shutil.rmtree(run, ignore_errors=True)
         files = [output / name for name in (*_WRITTEN, train_plan.PLAN, FOLDS)] + list(output.glob("evaluation_*.csv"))
-        files += [output / "predictions" / name for name in masks] + [output / "figures" / f"{name}.png" for name in _FIGURES]
+        files += [output / "predictions" / name for name in masks] + [output / "figures" / name for name in FIGURES]
         for path in files:
             path.unlink(missing_ok=True)
         for folder in (*(output / name for name in ("runs", "predictions", "figures")), output):
