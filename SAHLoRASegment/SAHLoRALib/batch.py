@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -25,6 +26,8 @@ SUMMARY = "summary.csv"
 REPORT = "report.json"
 #: In the report: `place_digest` of the scan, which tells it from another of the same name without telling the user's folders.
 PLACE = "source_digest"
+#: In the report: SHA-256 of the mask's file as it was written; one that a user has corrected since is never written over.
+MASK_DIGEST = "mask_digest"
 #: Lies in a folder of results while they are being written: what is there is this program's.
 _UNFINISHED = ".unfinished"
 MONTAGE = "montage.png"
@@ -121,28 +124,30 @@ def segment_batch(
 ) -> list[ScanResult]:
     """Segment all scans; `summary.csv` in the output folder is written anew after each. series: of DICOM folders, as `read_ct` takes it.
 
-    A scan that cannot be used becomes a result with its error. What cannot be written raises OutputError, since the next scan could not be either;
-    a cancel raises Cancelled. Both leave the summary of what was finished.
+    The table keeps the lines of earlier calls whose results lie in the folder. A scan that cannot be used becomes a result with its error. What
+    cannot be written raises OutputError, since the next scan could not be either; a cancel raises Cancelled. Both leave the summary of what was
+    finished.
     """
     events = events or Events()
-    names = folder_names(scans, outputs.folder)
+    names = folder_names(scans, outputs.folder, events)
+    earlier = earlier_rows(outputs.folder, names)
     results: list[ScanResult] = []
-    write_summary(results, outputs.folder)  # says at once where nothing can be written
+    write_summary(results, outputs.folder, earlier)  # says at once where nothing can be written
     for n, scan in enumerate(scans):
         events.check_cancel()
         result = segment_scan(segmenter, ScanInput(scan.path, names[n]), outputs, events, (n, len(scans)), series, read)
         if result.error and len(scans) > 1:
             events.log(f"{names[n]}: {result.error}", "warning")
         results.append(result)
-        keep_summary(results, outputs.folder, events, last=n + 1 == len(scans))
+        keep_summary(results, outputs.folder, earlier, events, last=n + 1 == len(scans))
         events.progress("Segmenting", n + 1, len(scans), names[n])
     return results
 
 
-def keep_summary(results: Sequence[ScanResult], folder: Path, events: Events, last: bool) -> None:
+def keep_summary(results: Sequence[ScanResult], folder: Path, earlier: Sequence[dict[str, Any]], events: Events, last: bool) -> None:
     """`write_summary` during a batch. One that cannot be replaced, perhaps since a spreadsheet shows it, is told and stops nothing but the last."""
     try:
-        write_summary(results, folder)
+        write_summary(results, folder, earlier)
     except OutputError as error:
         if last:
             raise
@@ -175,12 +180,24 @@ def exit_code(results: Sequence[ScanResult]) -> int:
     return 0 if good == len(results) and results else (1 if good else 2)
 
 
-def write_summary(results: Sequence[ScanResult], folder: Path) -> Path:
-    """One line a scan. Raises OutputError."""
+def earlier_rows(folder: Path, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Lines of the folder's summary, of scans whose results still lie there; not of those that are to be segmented (again) under `names`."""
+    try:
+        with (folder / SUMMARY).open(encoding="utf-8", newline="") as file:
+            rows = csv.DictReader(file)
+            if tuple(rows.fieldnames or ()) != _COLUMNS:
+                return []
+            return [row for row in rows if row["folder"] and row["folder"] not in names and result_report(folder / row["folder"]) is not None]
+    except (OSError, ValueError, csv.Error):
+        return []
+
+
+def write_summary(results: Sequence[ScanResult], folder: Path, earlier: Sequence[dict[str, Any]] = ()) -> Path:
+    """One line a scan, after those of earlier calls (`earlier_rows`). Raises OutputError."""
     text = io.StringIO()
     writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(result.row() for result in results)
+    writer.writerows([*earlier, *(result.row() for result in results)])
     write_text(folder / SUMMARY, text.getvalue())
     return folder / SUMMARY
 
@@ -199,7 +216,7 @@ def write_outputs(found: Segmentation, ct: CTVolume, folder: Path, outputs: Outp
     with_adapter = f" + {report.adapter['name']}" if report.adapter else ""
     title = f"{scan.name}: {report.total_ml:.1f} mL, {len(report.slices)} of {report.shape[0]} slices ({report.model['name']}{with_adapter})"
     write_montage(folder / MONTAGE, ct, found.mask, title)
-    told = report.as_dict() | {PLACE: place_digest(scan.path)}
+    told = report.as_dict() | {PLACE: place_digest(scan.path), MASK_DIGEST: _file_digest(folder / f"mask.{outputs.format}")}
     write_text(folder / REPORT, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
     (folder / _UNFINISHED).unlink(missing_ok=True)
 
@@ -246,15 +263,23 @@ def _storable(ct: CTVolume) -> Any:
     return ct.hu.astype(np.int16) if whole else ct.hu
 
 
-def folder_names(scans: Sequence[ScanInput], output: Path) -> list[str]:
-    """The scans' names; where a folder of that name holds another scan's results, a user's own mask, or the scan itself, one with a number."""
+def folder_names(scans: Sequence[ScanInput], output: Path, events: Events) -> list[str]:
+    """The scans' names; where a folder of that name holds another scan's results, a user's own or corrected mask, or the scan itself, one with a
+    number.
+    """
     taken: set[str] = set()
     names = []
     for scan in scans:
         name = unique_name(scan.name, taken)
+        corrected = []
         while not _is_free(output / name, scan.path):
+            corrected += [name] if _is_corrected(output / name) else []
             taken.add(name.lower())
             name = unique_name(scan.name, taken)
+        if corrected:
+            events.log(
+                f"The mask in {output / corrected[-1]} was changed after it had been written, so it stays; the new one goes to {name}.", "warning"
+            )
         taken.add(name.lower())
         names.append(name)
     return names
@@ -272,11 +297,22 @@ def _is_free(folder: Path, scan: Path) -> bool:
     if report is None:
         return not any((folder / name).exists() for name in _OURS)
     if PLACE in report:
-        return bool(report[PLACE] == place_digest(scan))
+        return bool(report[PLACE] == place_digest(scan)) and not _is_corrected(folder)
     source = Path(
         str(report.get("source", ""))
     )  # of an older version, which wrote the path as it was typed: from another folder it means another scan
     return source.is_absolute() and source.resolve() == scan.resolve()
+
+
+def _is_corrected(folder: Path) -> bool:
+    """Whether a mask in a folder of results is not the one that was written there."""
+    written = (result_report(folder) or {}).get(MASK_DIGEST)
+    masks = [folder / name for name in _OURS if name.startswith("mask.")]
+    return written is not None and any(_file_digest(mask) != written for mask in masks if mask.is_file())
+
+
+def _file_digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _clear(folder: Path) -> None:

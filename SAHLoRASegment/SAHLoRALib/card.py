@@ -223,6 +223,15 @@ def _cell(value: dict[str, Any] | None, patients: int | None) -> str:
     return f"{value['mean']:.2f}{between} [{value['median']:.2f}]{fewer(value.get('n'), patients)}"
 
 
+def commands_in(card: Path) -> str:
+    """The commands that an earlier card shows; nothing where there is none."""
+    try:
+        parts = card.read_text(encoding="utf-8").split("\n```\n")
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return parts[1] if len(parts) > 2 else ""
+
+
 def make_card(
     info: ModelInfo,
     base: ModelInfo | None,
@@ -233,12 +242,13 @@ def make_card(
     validation: CaseTable | None = None,
     clean: Mapping[str, CTVolume] | None = None,
     choose: bool = False,
+    record: bool = True,
 ) -> ModelInfo:
     """Measure a model on case tables (title → table), an adapter against its base; record the figures in its header and write its card to `path`.
 
     validation: the cases that chose an adapter's threshold; the base is then measured again with a threshold chosen on them, so that what the
     adapter gains is not the threshold's. clean: title → scan without haemorrhage, in which all that is segmented is false. choose: the model's
-    threshold is chosen anew on `validation` first, and written into its header.
+    threshold is chosen anew on `validation` first, and written into its header. record: False leaves the file as it is.
     Raises SAHLoRAError for an adapter without its base, CaseError, ModelError, OutputError, Cancelled.
     """
     from .weights import record_metrics
@@ -294,7 +304,8 @@ def make_card(
         for title, ct in (clean or {}).items()
     }
     if held or false_ml or choose:
-        info = record_metrics(info, with_clean_scans(with_held_out(info.metrics, held), false_ml))
+        metrics = with_clean_scans(with_held_out(info.metrics, held), false_ml)
+        info = record_metrics(info, metrics) if record else replace(info, metrics=metrics)
     write_text(path, card_text(info, commands))
     return info
 
@@ -309,4 +320,4 @@ def _with_threshold(model: ModelInfo, threshold: float, told: dict[str, Any]) ->
     return replace(model, threshold=threshold, training={**model.training, "threshold_chosen": told}, metrics=metrics)
 
 
-__all__ = ["card_text", "chosen_threshold", "figures", "make_card", "measure"]
+__all__ = ["card_text", "chosen_threshold", "commands_in", "figures", "make_card", "measure"]

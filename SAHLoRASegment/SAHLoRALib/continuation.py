@@ -50,6 +50,15 @@ class Continuation:
             what = f"puts {len(moved)} patients into other folds" if moved else f"has {here.count} folds, not {self.folds.count},"
             raise ConfigError(f"{path} {what} than the training of {self.adapter.name} did; choose another run folder.")
 
+    def count(self, asked: int | None) -> int | None:
+        """The number of folds: that of the former run where none is asked for or it is known. Raises ConfigError where another is asked for."""
+        if self.folds is None or asked is None or asked == self.folds.count:
+            return self.folds.count if self.folds else asked
+        raise ConfigError(
+            f"The training of {self.adapter.name} was made for {self.folds.count} folds, not {asked}, and no patient may change sides: "
+            "leave --folds out."
+        )
+
 
 def continue_from(adapter: ModelInfo, folder: Path, events: Events, *, named: bool = False) -> Continuation:
     """Look for the adapters of the former folds in `folder`, the run folder of the adapter's training.

@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .batch import Outputs, ScanResult, folder_names, keep_summary, segment_scan, write_summary
+from .batch import Outputs, ScanResult, earlier_rows, folder_names, keep_summary, segment_scan, write_summary
 from .cohort import Cohort
 from .errors import Cancelled, OutputError, SAHLoRAError
 from .events import Events
@@ -74,20 +74,21 @@ def segment_on_cluster(
 ) -> list[ScanResult]:
     """`batch.segment_batch` on a cluster: the same files, the same summary, a result for every scan in the order given."""
     outputs = replace(outputs, folder=outputs.folder.absolute())
-    names = folder_names(scans, outputs.folder)
+    names = folder_names(scans, outputs.folder, events)
+    earlier = earlier_rows(outputs.folder, names)
     models = (str(base.path.absolute()), str(adapter.path.absolute()) if adapter else NONE)
     digests = (base.digest, adapter.digest if adapter else "")
     jobs = {
         name: (ScanInput(scan.path.absolute(), name), outputs, models, digests, settings, series) for scan, name in zip(scans, names, strict=True)
     }
     results: dict[str, ScanResult] = {}
-    write_summary([], outputs.folder)  # says at once where nothing can be written
+    write_summary([], outputs.folder, earlier)  # says at once where nothing can be written
     for name, outcome in hand_out(address, _do_scan, jobs, {name: name for name in names}, events, "Segmenting", outputs.folder):
         scan = jobs[name][0]
         results[name] = outcome if isinstance(outcome, ScanResult) else ScanResult(scan, error=outcome)
         if results[name].error and len(scans) > 1:
             events.log(f"{name}: {results[name].error}", "warning")
-        keep_summary([results[n] for n in names if n in results], outputs.folder, events, last=len(results) == len(names))
+        keep_summary([results[n] for n in names if n in results], outputs.folder, earlier, events, last=len(results) == len(names))
     return [results[name] for name in names]
 
 

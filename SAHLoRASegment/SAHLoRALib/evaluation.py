@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .cases import Case, CaseTable, read_annotation, require_complete
+from .cases import Case, CaseTable, label_values, read_annotation, require_complete
 from .ct import CTVolume
 from .errors import CaseError, ConfigError, SAHLoRAError, ScanError
 from .events import Events
 from .files import replacing
 from .images import open_image
 from .metrics import case_metrics
-from .predictions import find_predictions
+from .predictions import find_predictions, ways
 from .statistics import RESAMPLES, bland_altman, bootstrap_mean, icc
 from .volume import volume_from_image
 
@@ -96,6 +96,8 @@ def evaluate(
     predictions, events = Path(predictions), events or Events()
     check_edges(edges)
     found = find_predictions(predictions, cases)
+    if len(made := ways(found)) > 1:
+        events.log(f"The masks in {predictions} were not all made in one way ({'; '.join(made)}): the figures are of no single model.", "warning")
     rows, problems = [], []
     for done, case in enumerate(cases):
         events.check_cancel()
@@ -107,10 +109,20 @@ def evaluate(
     events.progress("Evaluating", len(cases), len(cases))
     if problems:
         raise CaseError(f"{len(problems)} of {len(cases)} cases cannot be evaluated:\n" + "\n".join(f"  {p}" for p in problems))
+    if segment and not any(row["predicted_voxels"] for row in rows):
+        _require_label(segment, predictions, [prediction.mask for prediction in found.values()])
     result = summarise(rows, edges=edges, resamples=resamples, seed=seed)
     if output is not None:
         result.write(output)
     return result
+
+
+def _require_label(segment: str, folder: Path, masks: Sequence[Path]) -> None:
+    """Raise CaseError where masks hold labels but none of them the one that was asked for: a wrong label, not a network that finds nothing."""
+    there = sorted({value for mask in masks for value in label_values(mask) or ()})
+    if there and not any(f"{value:g}" in segment.split("|") for value in there):
+        shown = ", ".join(f"{value:g}" for value in there[:8])
+        raise CaseError(f"No mask in {folder} has a voxel of {segment}, but of {shown}: give one of these with --prediction-segment.")
 
 
 def evaluate_case(case: Case, prediction: Path, probability: Path | None = None, segment: str | None = None) -> dict[str, Any]:

@@ -8,13 +8,15 @@ folder/ANYTHING/mask.nrrd         with a report.json that names the case's scan:
 from __future__ import annotations
 
 import json
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from .batch import PLACE, REPORT
 from .cases import Case, CaseTable
 from .errors import CaseError
-from .inputs import place_digest
+from .inputs import place_digest, result_report
 from .layouts import IMAGE_SUFFIXES
 
 MASK, PROBABILITY = "mask", "probability"
@@ -55,28 +57,37 @@ def find_predictions(folder: Path, cases: CaseTable) -> dict[str, Prediction]:
     return found
 
 
-def _candidates(folder: Path, case: Case, segmented: dict[str, Path], claimed: set[Path]) -> list[Prediction]:
+def ways(found: Mapping[str, Prediction]) -> list[str]:
+    """How the masks were made, as the reports beside them tell it: one entry for each model, adapter and threshold."""
+    told = []
+    for prediction in found.values():
+        report = result_report(prediction.mask.parent)
+        if report is not None and isinstance(model := report.get("model"), dict):
+            names = [str(part["name"]) for part in (model, report.get("adapter")) if isinstance(part, dict) and "name" in part]
+            told.append(f"{' with '.join(names)} at {report.get('threshold')}")
+    return list(dict.fromkeys(told))
+
+
+def _candidates(folder: Path, case: Case, segmented: Mapping[str, list[Path]], claimed: set[Path]) -> list[Prediction]:
     """All masks that could be this case's; of one place the first of the known file types."""
     found = []
     if mask := _image(folder, case.case):
         found.append(Prediction(mask, _image(folder, f"{case.case}_{PROBABILITY}")))
-    inside = segmented.get(place_digest(case.image))
-    if inside is None and (folder / case.case) not in claimed:
-        inside = folder / case.case  # a folder of that name which no report claims for another scan
-    if inside is not None and (mask := _image(inside, MASK)):
-        found.append(Prediction(mask, _image(inside, PROBABILITY)))
-    return found
+    inside = segmented.get(place_digest(case.image), [])
+    if not inside and (folder / case.case) not in claimed:
+        inside = [folder / case.case]  # a folder of that name which no report claims for another scan
+    return found + [Prediction(mask, _image(place, PROBABILITY)) for place in inside if (mask := _image(place, MASK))]
 
 
-def _by_source(folder: Path) -> tuple[dict[str, Path], set[Path]]:
-    """`place_digest` of a scan → the subfolder whose report.json says that it was segmented there; and the subfolders whose scans are there."""
-    found: dict[str, Path] = {}
+def _by_source(folder: Path) -> tuple[Mapping[str, list[Path]], set[Path]]:
+    """`place_digest` of a scan → the subfolders whose report.json says that it was segmented there; and the subfolders whose scans are there."""
+    found: dict[str, list[Path]] = defaultdict(list)
     claimed = set()
     for report in sorted(folder.glob(f"*/{REPORT}")):
         try:
             told = json.loads(report.read_text(encoding="utf-8"))
             source = Path(str(told["source"]))
-            found[str(told.get(PLACE) or place_digest(source))] = report.parent
+            found[str(told.get(PLACE) or place_digest(source))].append(report.parent)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
         if source.exists():

@@ -112,7 +112,8 @@ def write_training_report(output: Path, info: ModelInfo, base: ModelInfo | None,
         f"- Model: `{info.path.name}` ({info.kind}), digest {info.digest[:16]}, threshold {info.threshold:g}. {info.description}".rstrip(),
         f"- Base: {_base(base)}.",
         f"- Cases: {len(usable.table)} scans of {len(usable.volumes)} patients, {bleeding} with haemorrhage ({_volumes(usable.volumes)}).",
-        f"- Training: {_training(info.training.get('config', {}))}; {info.training.get('steps')} steps on all cases.",
+        f"- Training of a fold: {_training(validated.runs[0][0].config.as_dict())}. On all cases: {info.training.get('steps')} steps, as many passes "
+        "over the cases as the folds' best weights had seen on average.",
         "",
     ]
     patients = validated.evaluation.patients.assign(label=info.name)
@@ -255,7 +256,7 @@ def _base(base: ModelInfo | None) -> str:
 
 def _training(values: Mapping[str, Any]) -> str:
     """The settings that matter most, in words."""
-    names = ("learning_rate", "epochs", "batch", "loss", "augmentation", "seed")
+    names = ("learning_rate", "steps" if values.get("steps") else "epochs", "batch", "loss", "augmentation", "seed")
     shown = [(name, values[name]["kind"] if isinstance(values.get(name), Mapping) else values.get(name)) for name in names]
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in shown if value is not None) or "–"
 

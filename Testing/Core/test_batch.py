@@ -135,6 +135,46 @@ def test_a_users_own_masks_are_never_taken_away(segmenter: Segmenter, tmp_path: 
     assert not (tmp_path / "files" / "p02_3").exists(), "its own results are replaced"
 
 
+def test_a_corrected_mask_stays_and_that_is_told(segmenter: Segmenter, tmp_path: Path) -> None:
+    scan = save_scan(tmp_path / "a.nrrd", BLEED)
+    segment_batch(segmenter, find_inputs([scan]), Outputs(tmp_path / "out"))
+    mask = tmp_path / "out" / "a" / "mask.nrrd"
+    corrected = sitk.ReadImage(str(mask))
+    corrected[0, 0, 0] = 1
+    sitk.WriteImage(corrected, str(mask), True)
+    bytes_ = mask.read_bytes()
+    for _ in range(2):
+        events = Watch()
+        segment_batch(segmenter, find_inputs([scan]), Outputs(tmp_path / "out", "nii.gz"), events)
+        assert any("was changed after it had been written" in str(e.get("message")) and "goes to a_2" in str(e["message"]) for e in events.seen)
+    assert mask.read_bytes() == bytes_ and (tmp_path / "out" / "a_2" / "mask.nii.gz").is_file()
+    assert sorted(p.name for p in (tmp_path / "out").iterdir() if p.is_dir()) == ["a", "a_2"]
+    assert [row["folder"] for row in summary(tmp_path / "out")] == ["a", "a_2"]
+
+
+def test_a_mask_that_was_saved_in_another_format_beside_the_first_stays_too(segmenter: Segmenter, tmp_path: Path) -> None:
+    scan = save_scan(tmp_path / "a.nrrd", BLEED)
+    segment_batch(segmenter, find_inputs([scan]), Outputs(tmp_path / "out"))
+    own = tmp_path / "out" / "a" / "mask.seg.nrrd"
+    own.write_bytes(b"drawn by hand")
+    segment_batch(segmenter, find_inputs([scan]), Outputs(tmp_path / "out"))
+    assert own.read_bytes() == b"drawn by hand" and (tmp_path / "out" / "a_2" / "mask.nrrd").is_file()
+
+
+def test_the_table_keeps_the_lines_of_earlier_calls_whose_results_are_there(segmenter: Segmenter, tmp_path: Path) -> None:
+    a, b, c = (save_scan(tmp_path / f"{name}.nrrd", *([BLEED] if name == "a" else [])) for name in "abc")
+    segment_batch(segmenter, find_inputs([a, b]), Outputs(tmp_path / "out"))
+    shutil.rmtree(tmp_path / "out" / "b")
+    segment_batch(segmenter, find_inputs([c]), Outputs(tmp_path / "out"))
+    assert [row["name"] for row in summary(tmp_path / "out")] == ["a", "c"]
+    assert float(summary(tmp_path / "out")[0]["total_ml"]) == pytest.approx(90 * VOXEL_ML)
+    segment_batch(segmenter, find_inputs([a]), Outputs(tmp_path / "out"))
+    assert [row["name"] for row in summary(tmp_path / "out")] == ["c", "a"], "a scan that is segmented again has one line"
+    (tmp_path / "out" / "summary.csv").write_bytes(b"\xff somebody's own table")
+    segment_batch(segmenter, find_inputs([a]), Outputs(tmp_path / "out"))
+    assert [row["name"] for row in summary(tmp_path / "out")] == ["a"]
+
+
 def test_what_a_killed_run_left_half_written_is_replaced(segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scan = save_scan(tmp_path / "a.nrrd", BLEED)
     monkeypatch.setattr("SAHLoRALib.batch.write_montage", killed)

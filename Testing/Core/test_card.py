@@ -174,6 +174,28 @@ def test_the_command_writes_the_card_beside_the_model(base, cases, capsys):
     assert "tiny heads" in capsys.readouterr().out
 
 
+def test_a_model_that_came_along_stays_as_it_is(tmp_path, base, cases, capsys, monkeypatch):
+    monkeypatch.setattr("SAHLoRALib.model_folders.bundled_folders", lambda: [base.path.parent])
+    monkeypatch.chdir(tmp_path)
+    base.path.with_suffix(".md").write_text(card_text(base, "make models HEADS=heads"), encoding="utf-8")
+    before = {path: path.read_bytes() for path in base.path.parent.iterdir()}
+    given = ["card", str(base.path), "--cases", str(cases), "--title", "tiny heads"]
+    assert main(given) == 0 and "the card goes to tiny.md" in capsys.readouterr().err
+    text = Path("tiny.md").read_text(encoding="utf-8")
+    assert "## tiny heads" in text and "```\nmake models HEADS=heads\n```" in text
+    assert main([*given, "--validation", str(cases), "--choose-threshold"]) == 2 and "threshold of tiny stays" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in base.path.parent.iterdir()} == before
+
+
+def test_a_card_that_is_written_again_keeps_its_commands(base, cases):
+    commands = cases.with_name("commands.txt")
+    commands.write_text("sahlora pretrain\nsahlora card")
+    assert main(["card", str(base.path), "--cases", str(cases), "--commands", str(commands)]) == 0
+    card = base.path.with_suffix(".md").read_text(encoding="utf-8")
+    assert main(["card", str(base.path)]) == 0
+    assert "sahlora pretrain\nsahlora card" in card and base.path.with_suffix(".md").read_text(encoding="utf-8") == card
+
+
 def test_titles_that_do_not_match_the_tables_are_refused(base, cases, capsys):
     assert main(["card", str(base.path), "--cases", str(cases), "--title", "one", "two"]) == 2
     assert "one for each" in capsys.readouterr().err

@@ -103,6 +103,15 @@ def test_without_the_former_run_the_folds_start_from_the_base_and_that_is_told(m
     assert all("continued_from" in read_info(path).training for path in fold_adapters("third"))
 
 
+def test_the_number_of_folds_is_the_former_runs_where_none_is_given(models: Path, capsys: Capture) -> None:
+    assert train("two", "--base", "tiny", "--adapter.rank", "2", "--folds", "2") == 0
+    capsys.readouterr()
+    assert train("third", "--continue-from", "two", "--folds", "3") == 2
+    assert "made for 2 folds, not 3" in capsys.readouterr().err and not Path("runs/third", FOLDS).exists()
+    assert train("third", "--continue-from", "two") == 0
+    assert Folds.read(Path("runs/third", FOLDS)).count == 2 and len(fold_adapters("third")) == 2
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [

@@ -56,6 +56,25 @@ def test_what_segment_writes_for_several_inputs_is_evaluated_as_it_lies(tmp_path
     assert len(set(segmented.values())) == 3 and all(row["soft_dice"] for row in rows.values())
 
 
+def test_two_results_of_one_scan_are_refused_and_masks_of_two_models_are_told(tmp_path: Path, capsys: Capture) -> None:
+    base, other = save_tiny_base(tmp_path / "m"), save_tiny_base(tmp_path / "m", "other", 45.0)
+    path = save_cohort(tmp_path / "cases", (3, 5))
+
+    def segment(name: str, model: Path) -> int:
+        return main(["segment", str(tmp_path / "cases" / name), "--output", str(tmp_path / "out"), "--model", str(model)])
+
+    assert segment("a00/ct.nrrd", base.path) == 0 == segment("a01/ct.nrrd", other.path)
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "out"), str(path), "--resamples", "50"]) == 0
+    assert "were not all made in one way (tiny at 0.5; other at 0.5)" in capsys.readouterr().err
+    shutil.copytree(tmp_path / "out" / "ct", tmp_path / "out" / "again")
+    with pytest.raises(CaseError, match=r"several masks for a00 \(again.mask.nrrd, ct.mask.nrrd\)"):
+        find_predictions(tmp_path / "out", CaseTable.read(path))
+    shutil.rmtree(tmp_path / "out" / "again")
+    assert main(["evaluate", str(tmp_path / "out"), str(path), "--prediction-segment", "7"]) == 2
+    assert "has a voxel of 7, but of 1: give one of these" in capsys.readouterr().err
+
+
 def test_results_are_found_from_any_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base, path = save_tiny_base(tmp_path), save_cohort(tmp_path / "cases", (3, 5))
     monkeypatch.chdir(tmp_path / "cases")

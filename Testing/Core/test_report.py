@@ -75,6 +75,8 @@ def test_report_of_a_training_opens_with_all_its_links(tmp_path: Path, monkeypat
     assert {"training.png", "bland_altman.png", "evaluation_patients.csv", "predictions"} <= {target.name for target in targets}
     summary, folds = tables(report)
     assert "without haemorrhage (n = 1)" in summary[0] and "all (n = 6)" in summary[0] and len(folds) == 4
+    told = report.read_text(encoding="utf-8")
+    assert re.search(r"Training of a fold: learning rate [\d.]+, steps \d+, batch", told) and "epochs" not in told, "steps ruled, not the epochs"
     assert "Trained without cross-validation" not in report.read_text(encoding="utf-8")
 
 

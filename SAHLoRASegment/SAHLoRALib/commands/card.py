@@ -13,7 +13,10 @@ from .common import Common
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(Common):
-    """Measure a model on cases that it has never seen, an adapter against its base; write the figures into its file and into its model card."""
+    """Measure a model on cases that it has never seen, an adapter against its base; write the figures into its file and into its model card.
+
+    The file of a model that came along stays as it is: its card alone is written, into the working folder.
+    """
 
     model: tyro.conf.Positional[str]
     """Name or file of the model."""
@@ -28,18 +31,19 @@ class Arguments(Common):
     clean: tuple[Path, ...] = ()
     """Scans without haemorrhage: DICOM folders or image files, in which all that is segmented is false. The card names them by folder or file."""
     commands: Path | None = None
-    """Text file with the commands that made the model, to be shown in the card."""
+    """Text file with the commands that made the model, to be shown in the card; without it those of its card until now."""
     output: Path | None = None
-    """The card; without it a .md beside the model."""
+    """The card; without it a .md beside the model, or in the working folder for a model that came along."""
 
 
 def run(arguments: Arguments, events: Events) -> int:
     """Returns 0. Raises SAHLoRAError."""
-    from ..card import make_card
+    from ..card import commands_in, make_card
     from ..cases import CaseTable
     from ..catalogue import Catalogue
     from ..ct import read_ct
     from ..errors import ConfigError
+    from ..model_folders import is_bundled
 
     if arguments.title and len(arguments.title) != len(arguments.cases):
         raise ConfigError(f"{len(arguments.title)} titles were given for {len(arguments.cases)} case tables; give one for each, or none.")
@@ -54,12 +58,20 @@ def run(arguments: Arguments, events: Events) -> int:
     info = catalogue.find(arguments.model)
     base = catalogue.base_of(info) if info.kind == "adapter" else None
     tables = {title: CaseTable.read(path) for title, path in zip(titles, arguments.cases, strict=True)}
-    path = arguments.output or info.path.with_suffix(".md")
+    beside = info.path.with_suffix(".md")
+    own = not is_bundled(info.path)
+    path = arguments.output or (beside if own else Path(beside.name))
+    if not own:
+        if arguments.choose_threshold:
+            raise ConfigError(
+                f"The threshold of {info.name} stays, as the model came along: copy {info.path} into a folder of yours and name the copy."
+            )
+        events.log(f"{info.name} came along, so its file stays as it is; the card goes to {path}.")
     validation = CaseTable.read(arguments.validation) if arguments.validation else None
     clean = {_title(scan): read_ct(scan) for scan in arguments.clean}
     if len(clean) < len(arguments.clean):
         raise ConfigError("Two of the clean scans have the same name; put one into a folder or a file of another name.")
-    info = make_card(info, base, tables, path, events, commands, validation, clean, arguments.choose_threshold)
+    info = make_card(info, base, tables, path, events, commands or commands_in(beside), validation, clean, arguments.choose_threshold, record=own)
     arguments.say(path.read_text(encoding="utf-8"))
     events.result(command="card", model=str(info.path), card=str(path), metrics=info.metrics)
     return 0

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from ..weights import ModelInfo
 
 
+#: Of a cross-validation, where nobody says otherwise.
+DEFAULT_FOLDS = 3
+
+
 @dataclass(frozen=True, kw_only=True)
 class Arguments(TrainingArguments):
     """Adapt a base to your own annotated cases, with an adapter or by standard fine-tuning: cross-validation by patient, then one model that is
@@ -38,8 +42,8 @@ class Arguments(TrainingArguments):
     strength) are taken. Each fold goes on from the adapter of the same fold of the former run, which has not seen the fold's patients."""
     former_run: Path | None = None
     """Run folder of that adapter, runs/ITS-NAME without it. Where it is gone, the folds start from the base."""
-    folds: int = 3
-    """Of the cross-validation; kept in the run folder when cases are added. 0 for none."""
+    folds: int | None = None
+    """Of the cross-validation; kept in the run folder when cases are added. 0 for none. Without it 3, or those of the adapter to go on from."""
     edges: tuple[float, ...] = ()
     """mL between the volume strata of the evaluation; without them the tertiles of the annotated volumes."""
     settings: Annotated[TrainingConfig, tyro.conf.arg(name="")] = field(default_factory=TrainingConfig)
@@ -51,7 +55,7 @@ def run(arguments: Arguments, events: Events) -> int:
     config = arguments.settings
     if config.strategy == "scratch":
         raise ConfigError("train adapts a base; to train one from scratch use: sahlora pretrain.")
-    if arguments.folds < 0 or arguments.folds == 1:
+    if arguments.folds is not None and (arguments.folds < 0 or arguments.folds == 1):
         raise ConfigError(f"folds must be 0 (no cross-validation) or at least 2, not {arguments.folds}.")
     from ..catalogue import Catalogue
     from ..segmenter import DEFAULT_MODEL
@@ -102,6 +106,7 @@ def _cross_validated(arguments: Arguments, config: TrainingConfig, base: ModelIn
     from ..runs import effective
     from ..targets import check_own, model_target
 
+    count = arguments.folds
     share = DEFAULT_SHARE if arguments.validation_share is None else arguments.validation_share
     if arguments.validation is not None:
         raise ConfigError("A validation table goes with --folds 0; in cross-validation every fold keeps some of its own patients (validation_share).")
@@ -115,6 +120,7 @@ def _cross_validated(arguments: Arguments, config: TrainingConfig, base: ModelIn
     if start is not None:
         former = arguments.former_run or Path("runs") / start.name
         going_on = continue_from(start, former, events, named=arguments.former_run is not None)
+        count = going_on.count(count)
         if share and going_on.starts and not going_on.held:
             events.log(
                 f"Weights and threshold are chosen on patients of whom {start.name} may have learnt some, so its own habits are favoured there; the "
@@ -131,7 +137,7 @@ def _cross_validated(arguments: Arguments, config: TrainingConfig, base: ModelIn
                 shutil.rmtree(output / RUNS, ignore_errors=True)
         cohort = Cohort(usable.table, base, config.memory_gb)
         validated = cross_validate(
-            config, cohort, usable, output, events, count=arguments.folds, validation=share, seed=config.seed, edges=arguments.edges or None,
+            config, cohort, usable, output, events, count=count or DEFAULT_FOLDS, validation=share, seed=config.seed, edges=arguments.edges or None,
             more=1, group=group, going_on=going_on,
         )  # fmt: skip
         info = train_final(
