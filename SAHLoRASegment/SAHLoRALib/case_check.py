@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -48,13 +49,14 @@ def check_cases(table: CaseTable, events: Events, against: CaseTable | None = No
     """One finding a case, in the table's order, then one for each incomplete entry. one: instead of `check_case`, where a finding is known already.
 
     Problems: a missing or unreadable file, a scan that is not a head CT, a mask on another grid or with several labels, an empty mask that is
-    not announced, the same scan twice, one patient in two splits or also in `against`. Raises Cancelled between two cases.
+    not announced, the same scan twice, one patient in two splits or also in `against`, or written in two ways. Raises Cancelled between two cases.
     """
     findings: list[Finding] = []
     seen: dict[str, str] = {}
     elsewhere = _other_scans(against, events)
-    shared = {case.patient for case in against} if against is not None else set()
+    shared = {plain_name(case.patient) for case in against or ()}
     splits = _splits(table)
+    spelt: dict[str, str] = {}
     for done, (case, finding) in enumerate(zip(table, in_order(one or check_case, table), strict=True)):
         events.check_cancel()
         events.progress("Checking cases", done, len(table), case.case)
@@ -65,11 +67,15 @@ def check_cases(table: CaseTable, events: Events, against: CaseTable | None = No
                 problems.append(f"It is the same scan as case {first}: remove one of the two.")
             if finding.digest in elsewhere:
                 problems.append(f"It is the same scan as case {elsewhere[finding.digest]} of the other table: remove it from one.")
-        if len(splits[case.patient]) > 1:
+        plain = plain_name(case.patient)
+        if len(splits[plain]) > 1:
+            problems.append(f"Patient {case.patient} is in several splits ({', '.join(sorted(splits[plain]))}): keep all scans of a patient in one.")
+        if (spelling := spelt.setdefault(plain, case.patient)) != case.patient:
             problems.append(
-                f"Patient {case.patient} is in several splits ({', '.join(sorted(splits[case.patient]))}): keep all scans of a patient in one."
+                f"Patient {case.patient} seems to be {spelling}, written in another way: write a patient in one way, and two patients in ways that "
+                "differ by more than capitals, signs and leading zeros."
             )
-        if case.patient in shared:
+        if plain in shared:
             problems.append(f"Patient {case.patient} is also in the other table: keep all scans of a patient on one side.")
         findings.append(replace(finding, problems=tuple(problems)))
     events.progress("Checking cases", len(table), len(table))
@@ -82,15 +88,25 @@ def check_training(table: CaseTable, events: Events, against: CaseTable | None =
     """
     kept, tests = table.parted()
     findings = [*check_cases(kept, events, against), *(Finding(name, "", problems=(problem,)) for name, problem in table.incomplete)]
-    elsewhere, patients = _other_scans(tests, events), {case.patient for case in tests}
+    elsewhere, patients = _other_scans(tests, events), {plain_name(case.patient) for case in tests}
     for n, finding in enumerate(findings):
         problems = list(finding.problems)
         if finding.digest in elsewhere:
             problems.append(f"It is the same scan as case {elsewhere[finding.digest]} of the split test: remove one of the two.")
-        if finding.patient in patients and finding.patient:
+        if finding.patient and plain_name(finding.patient) in patients:
             problems.append(f"Patient {finding.patient} is in several splits (test, too): keep all scans of a patient in one.")
         findings[n] = replace(finding, problems=tuple(problems))
+    if against is not None and len(tests):
+        judges, scans = {plain_name(case.patient) for case in against}, set(_other_scans(against, events)) & set(elsewhere)
+        both = {case.case: case for case in tests if plain_name(case.patient) in judges} | {elsewhere[d]: tests[elsewhere[d]] for d in scans}
+        said = "It is of the split test, and the patient or the scan is in the validation table too: what is chosen on it is no test of it."
+        findings += [Finding(case.case, case.patient, problems=(said,)) for case in both.values()]
     return findings
+
+
+def plain_name(patient: str) -> str:
+    """A patient's name without what people write now so, now so: capitals, signs between the parts, leading zeros (P-007, p_7)."""
+    return re.sub(r"(?<!\d)0+(?=\d)", "", re.sub(r"[\s._-]+", "-", patient.strip().casefold()))
 
 
 def patient_volumes(table: CaseTable, findings: Iterable[Finding]) -> dict[str, float]:
@@ -175,7 +191,7 @@ def _contradictions(case: Case, found: bool, ml: float) -> list[str]:
 def _splits(table: CaseTable) -> dict[str, set[str]]:
     splits: dict[str, set[str]] = defaultdict(set)
     for case in table:
-        splits[case.patient].add(case.split or "no split")
+        splits[plain_name(case.patient)].add(case.split or "no split")
     return splits
 
 

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 _COLUMNS = ("case", "image", "mask", "patient", "site", "segment", "haemorrhage", "series", "split")
 #: Rows of a split that is kept for a later, independent test; what a split of validation cases is called.
 TEST_SPLIT, VALIDATION_SPLITS = "test", ("validation", "valid", "val")
+#: All that a row's split may say, in small letters; a misspelt test would be trained on.
+_SPLITS = ("", "train", "training", *VALIDATION_SPLITS, TEST_SPLIT, "testing")
 _YES_NO = {"": None, "yes": True, "y": True, "true": True, "1": True, "no": False, "n": False, "false": False, "0": False, "none": False}
 NOT_IN_FILE_NAMES = re.compile(r'[/\\:*?"<>|\x00-\x1f]|^[. ]|[. ]$')
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
@@ -317,6 +319,9 @@ def _case_of_row(row: dict[str, str], folder: Path, has_patient: bool) -> Case:
         )
     if has_patient and not row.get("patient"):
         raise ValueError(f"case {name} has no patient")
+    split = row.get("split", "").strip().lower()
+    if split not in _SPLITS:
+        raise ValueError(f"split is {one_line(split, 40)!r}; write train, validation or test, or leave it empty")
     haemorrhage = row.get("haemorrhage", "").lower()
     if haemorrhage not in _YES_NO:
         raise ValueError(f"haemorrhage is {one_line(haemorrhage, 40)!r}; write yes or no")
@@ -330,7 +335,7 @@ def _case_of_row(row: dict[str, str], folder: Path, has_patient: bool) -> Case:
         segment=row.get("segment") or None,
         haemorrhage=_YES_NO[haemorrhage],
         series=row.get("series") or None,
-        split=row.get("split", "").lower(),
+        split=TEST_SPLIT if split == "testing" else split,
     )
 
 

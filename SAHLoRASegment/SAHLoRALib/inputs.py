@@ -98,17 +98,18 @@ def _scans(folder: Path, events: Events, depth: int = 0) -> list[Path]:
     if depth and result_report(folder) is not None:  # its scan (``--keep-ct``) is not segmented again
         return []
     images = [p for p in files if (split := split_name(p)) and split[1] != ".seg.nrrd" and not _NOT_SCANS.search(split[0])]
-    loose = [p for p in files if not images and p.name.upper() != "DICOMDIR" and is_dicom(p)]
+    loose = [p for p in files if p not in images and p.name.upper() != "DICOMDIR" and is_dicom(p)]
     folders = [p for p in entries if depth < _DEEPEST and p.is_dir()]
     masks = [p for p in folders if _FOLDERS_OF_MASKS.fullmatch(p.name) and not holds_dicom(p)]
     inside = {p: scans for p in folders if p not in masks and (scans := _scans(p, events, depth + 1))}
     if not (images or loose or inside):  # then they are all that there is
         inside = {p: scans for p in masks if (scans := _scans(p, events, depth + 1))}
-    if loose and not any(scan.is_dir() for scans in inside.values() for scan in scans):
+    if loose and not images and not any(scan.is_dir() for scans in inside.values() for scan in scans):
         return [folder]
     if not images and inside and all(scans == [p] for p, scans in inside.items()) and _is_one_study([*inside, *loose[:1]]):
         return [folder]
-    # Of loose files beside the folders of others a few are a key image or a report; more are a scan, and reading the folder says what is in it.
+    # Of loose files beside image files or the folders of others a few are a key image or a report; more are a scan, and reading the folder says what
+    # is in it.
     stray = [folder] if len(loose) >= _FEWEST_SLICES else []
     return sorted([*images, *stray, *(scan for scans in inside.values() for scan in scans)])
 

@@ -295,6 +295,12 @@ def test_study_with_several_series_is_one_scan_and_several_studies_are_several(t
     ]
 
 
+def test_slices_beside_image_files_are_a_scan_of_their_own(tmp_path: Path) -> None:
+    save_dicom(tmp_path / "mix", "1", "2")
+    save_scan(tmp_path / "mix" / "other.nrrd")
+    assert {scan.path for scan in find_inputs([tmp_path / "mix"])} == {tmp_path / "mix", tmp_path / "mix" / "other.nrrd"}
+
+
 def test_folder_of_files_is_looked_through_without_masks(tmp_path: Path) -> None:
     for name in ("p1/ct.nrrd", "p1/mask.nrrd", "p2/ct.nrrd", "p2/a.seg.nrrd", "b.nii.gz", "b_label.nii.gz", "notes.txt", ".hidden.nrrd"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

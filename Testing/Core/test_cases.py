@@ -267,6 +267,27 @@ def test_patients_and_scans_of_another_table_are_found(cohort: Path) -> None:
     assert "same scan as case a of the other table" in found["x"] and "Patient p2 is also in the other table" in found["y"]
 
 
+@pytest.mark.parametrize(("first", "second", "alike"), [("P-01", "p_1", True), ("007", "7", True), ("p 2", "P.2", True), ("10", "1", False), ("1-12", "11-2", False), ("a1", "a2", False)])  # fmt: skip  # noqa: E501
+def test_one_patient_in_two_spellings_is_told_and_found_on_both_sides(cohort: Path, first: str, second: str, alike: bool) -> None:
+    rows = f"case,image,mask,patient\na,ct/a.nii.gz,mask/a.nii.gz,{first}\n", f"b,ct/b.nii.gz,mask/b.nii.gz,{second}\n"
+    found = problems(table_of(cohort, "".join(rows)))
+    assert found == ({"b": found["b"]} if alike else {})
+    assert not alike or f"Patient {second} seems to be {first}, written in another way" in found["b"]
+    training, testing = table_of(cohort, rows[0]), table_of(cohort, rows[0].splitlines()[0] + "\n" + rows[1])
+    said = " ".join(" ".join(f.problems) for f in testing.check(against=training))
+    assert (f"Patient {second} is also in the other table" in said) == alike
+
+
+def test_a_split_that_is_misspelt_is_refused_and_never_trained_on(cohort: Path) -> None:
+    rows = "case,image,mask,patient,split\na,ct/a.nii.gz,mask/a.nii.gz,p1,{}\nb,ct/b.nii.gz,mask/b.nii.gz,p2,\n"
+    for word in ("tset", "Test set", "holdout", "1"):
+        with pytest.raises(CaseError, match=f"line 2: split is '{word.lower()}'; write train, validation or test"):
+            table_of(cohort, rows.format(word))
+    for word in ("Test", "testing"):
+        training, tests = table_of(cohort, rows.format(word)).parted()
+        assert [case.case for case in tests] == ["a"] and [case.case for case in training] == ["b"]
+
+
 def test_unusable_cases_are_refused_all_in_one_error(cohort: Path) -> None:
     table = table_of(cohort, "case,image,mask,patient\na,x.nii.gz,m.nii.gz,p\nb,ct/b.nii.gz,mask/b.nii.gz,q\nc,ct/c.nii.gz,mask/c.nii.gz,r\n")
     with pytest.raises(CaseError) as caught:

@@ -11,6 +11,7 @@ from SAHLoRALib.cli import main
 from SAHLoRALib.commands.models import describe
 from SAHLoRALib.events import Events
 from small_cli import json_lines, of_kind, own_models
+from tiny_cohort import save_cohort, save_tiny_base
 from tiny_scans import box, save_scan
 
 from SAHLoRALib.weights import read_info  # isort: skip
@@ -146,6 +147,28 @@ def test_training_stops_before_it_begins_where_cases_are_wrong(cohort: Path, tmp
 def test_pretrain_and_train_know_their_strategies(cohort: Path, capsys: Capture) -> None:
     assert main(["pretrain", str(cohort), "--name", "x", "--strategy", "adapter"]) == 2 and "use: sahlora train" in capsys.readouterr().err
     assert main(["train", str(cohort), "--name", "x", "--strategy", "scratch"]) == 2 and "use: sahlora pretrain" in capsys.readouterr().err
+
+
+def test_validation_cases_that_choose_nothing_or_are_for_the_test_are_refused(tmp_path: Path, capsys: Capture) -> None:
+    base = save_tiny_base(tmp_path)
+    cases = save_cohort(tmp_path / "cases", (3, 4, 5, 6, 0))
+    rows = cases.read_text(encoding="utf-8").splitlines()
+    marked = [f"{row},{mark}" for row, mark in zip(rows, ("split", "", "", "", "test", "val"), strict=True)]
+
+    def train(marks: list[str], *validation: str) -> str:
+        cases.write_text("\n".join(marks) + "\n", encoding="utf-8")
+        (tmp_path / "cases" / "validation.csv").write_text("\n".join([rows[0], *validation]) + "\n", encoding="utf-8")
+        more = ["--validation", str(tmp_path / "cases" / "validation.csv")] if validation else []
+        assert main(["train", str(cases), "--name", "x", "--folds", "0", "--base", str(base.path), "--run", str(tmp_path / "run"), *more]) == 2
+        return capsys.readouterr().err
+
+    assert "None of the 1 validation cases has blood" in train(marked)
+    assert "None of the 1 validation cases has blood" in train(rows[:5], rows[5])
+    save_cohort(tmp_path / "cases" / "more", (7,), ["P-03"])
+    other = "b0,more/a00/ct.nrrd,more/a00/mask.nrrd,{},here,yes"
+    for patient in ("p03", "P03"):
+        assert "is no test of it" in train(marked[:5], other.format(patient))
+    assert "is no test of it" in train(marked[:5], rows[4].replace("p03", "q"))
 
 
 def test_test_cases_are_kept_out_and_validation_cases_follow_the_table(cohort: Path) -> None:

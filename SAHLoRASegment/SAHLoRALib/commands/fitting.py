@@ -111,7 +111,7 @@ def chosen_cases(arguments: TrainingArguments, events: Events) -> tuple[CaseTabl
     """
     from ..case_check import check_training, patient_volumes, require_usable
     from ..cases import VALIDATION_SPLITS, CaseTable
-    from ..cohort import case_digests
+    from ..cohort import case_digests, no_blood
     from ..folds import split_validation
 
     table = CaseTable.read(arguments.cases, arguments.segment)
@@ -123,16 +123,27 @@ def chosen_cases(arguments: TrainingArguments, events: Events) -> tuple[CaseTabl
         raise ConfigError("Give either a validation table or a validation_share, not both.")
     for warning in table.warnings:
         events.log(warning, "warning")
+    if other is not None:
+        other, kept_out = other.parted()
+        if len(kept_out):
+            events.log(f"{arguments.validation}: {len(kept_out)} cases of the split test choose nothing and are left out.", "warning")
+        if len(other) == 0:
+            raise CaseError(f"All cases of {arguments.validation} are test cases; there is none to choose weights and threshold on.")
     findings = check_training(table, events, other)
-    require_usable([*findings, *(other.check(events) if other is not None else ())])
+    judged = other.check(events) if other is not None else ()
+    require_usable([*findings, *judged])
     usable, _ = table.parted()
     if len(usable) == 0:
         raise CaseError(f"All cases of {arguments.cases} are test cases; there is none to train on.")
     digests = case_digests(usable, findings)
     if other is not None:
+        if not any(finding.ml for finding in judged):
+            raise no_blood(len(other))
         return usable, other, digests
     named = usable.where(lambda case: case.split in VALIDATION_SPLITS)
     if len(named) and not share:
+        if not any(finding.ml for finding in findings if finding.case in {case.case for case in named}):
+            raise no_blood(len(named))
         return usable.where(lambda case: case.split not in VALIDATION_SPLITS), named, digests
     if share is None:
         share = DEFAULT_SHARE if len(usable.patients) >= FEWEST_PATIENTS else 0.0
