@@ -29,17 +29,20 @@ def add_segment(
     """Put a mask (k, j, i) into the scene as a new segment; returns the segmentation node and the segment's id.
 
     ijk_to_ras: None where the mask is on the volume's own grid, else its place in the world. segmentation: None makes a new node; an existing node
-    keeps its segments, and the new one gets a name of its own ("Haemorrhage 2") where the name is taken.
+    keeps its segments, and the new one gets a name of its own ("Haemorrhage 2") where the name is taken. Whatever transforms volume and segmentation
+    are under, the mask lies in the world where it lay on the volume.
     """
     import slicer
 
     own_grid = ijk_to_ras is None
     new = segmentation is None
+    parent = volume.GetParentTransformNode() if own_grid else None
     if segmentation is None:
-        segmentation = new_segmentation(volume, volume.GetParentTransformNode() if own_grid else None)
+        segmentation = new_segmentation(volume, parent)
     elif not segmentation.GetDisplayNode():
         segmentation.CreateDefaultDisplayNodes()
-    label = _label_node(mask, volume, ijk_to_ras)
+    matrix = local_matrix(volume) if ijk_to_ras is None else ijk_to_ras
+    label = _label_node(*_moved(mask, matrix, parent, segmentation.GetParentTransformNode()), segmentation)
     try:
         segments = segmentation.GetSegmentation()
         if new:
@@ -108,14 +111,66 @@ def segment_array(segmentation: Any, segment_id: str, volume: Any) -> np.ndarray
     return slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, segment_id, volume)
 
 
-def _label_node(mask: np.ndarray, volume: Any, ijk_to_ras: np.ndarray | None) -> Any:
+def _moved(mask: np.ndarray, ijk_to_ras: np.ndarray, parent: Any, other: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Mask and IJK to RAS in the coordinates of another parent transform. parent, other: transform nodes, None for the world.
+
+    Slicer's own import would apply the transform between the two twice.
+    """
+    import slicer
+    import vtk
+
+    if parent is other:
+        return mask, ijk_to_ras
+    there, matrix = vtk.vtkGeneralTransform(), vtk.vtkTransform()
+    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(parent, other, there)
+    if slicer.vtkMRMLTransformNode.IsGeneralTransformLinear(there, matrix):
+        return mask, slicer.util.arrayFromVTKMatrix(matrix.GetMatrix()) @ ijk_to_ras
+    back = vtk.vtkGeneralTransform()
+    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(other, parent, back)
+    return _bent(mask, ijk_to_ras, there, back) if mask.any() else (mask, ijk_to_ras)
+
+
+def _bent(mask: np.ndarray, ijk_to_ras: np.ndarray, there: Any, back: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The mask resampled (nearest voxel) where a transform bends it, on a grid of the same steps around what is in it. back: the inverse of there."""
+    import slicer
+    import vtk
+    from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+
+    from_ras = np.linalg.inv(ijk_to_ras)
+    inside = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in (2, 1, 0)]
+    steps = [np.linspace(found[0] - 0.5, found[-1] + 0.5, 9) for found in inside]
+    box = np.stack(np.meshgrid(*steps, [1.0], indexing="ij"), -1).reshape(-1, 4)
+    ras = [(*there.TransformPoint(*point[:3]), 1.0) for point in box @ ijk_to_ras.T]
+    reached = (np.array(ras) @ from_ras.T)[:, :3]
+    first, last = np.floor(reached.min(0)).astype(int) - 1, np.ceil(reached.max(0)).astype(int) + 1
+
+    image = vtk.vtkImageData()
+    image.SetDimensions(mask.shape[::-1])
+    image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(mask, np.uint8).ravel(), deep=True))
+    to_voxel = vtk.vtkGeneralTransform()
+    for part in (slicer.util.vtkMatrixFromArray(from_ras), back, slicer.util.vtkMatrixFromArray(ijk_to_ras)):
+        to_voxel.Concatenate(part)
+    reslice = vtk.vtkImageReslice()
+    reslice.SetInputData(image)
+    reslice.SetResliceTransform(to_voxel)
+    reslice.SetInterpolationModeToNearestNeighbor()
+    reslice.SetOutputOrigin(0.0, 0.0, 0.0)
+    reslice.SetOutputSpacing(1.0, 1.0, 1.0)
+    reslice.SetOutputExtent(*np.stack((first, last), -1).ravel().tolist())
+    reslice.Update()
+    matrix = ijk_to_ras.copy()
+    matrix[:3, 3] += ijk_to_ras[:3, :3] @ first
+    return vtk_to_numpy(reslice.GetOutput().GetPointData().GetScalars()).reshape((last - first + 1)[::-1]).copy(), matrix
+
+
+def _label_node(mask: np.ndarray, ijk_to_ras: np.ndarray, segmentation: Any) -> Any:
+    """A label map under the segmentation's own transform."""
     import slicer
 
     label = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "SAHLoRA mask")
     label.SetHideFromEditors(True)
-    set_grid(label, np.ascontiguousarray(mask, dtype=np.uint8), local_matrix(volume) if ijk_to_ras is None else ijk_to_ras)
-    if ijk_to_ras is None:
-        label.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
+    set_grid(label, np.ascontiguousarray(mask, dtype=np.uint8), ijk_to_ras)
+    label.SetAndObserveTransformNodeID(segmentation.GetTransformNodeID())
     return label
 
 

@@ -167,6 +167,113 @@ def test_existing_segmentation_keeps_its_segments_and_gets_a_new_one(scene: Any)
     assert names == ["Haemorrhage", "Haemorrhage 2"]
 
 
+def turned(degrees: float, axis: int, shift: tuple[float, float, float]) -> Any:
+    """A linear transform node."""
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "turned")
+    moved = np.eye(4)
+    moved[:3, :3], moved[:3, 3] = rotation(degrees, axis), shift
+    node.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(moved))
+    return node
+
+
+def in_the_world(ijk: np.ndarray, ijk_to_ras: Any, parent: Any) -> np.ndarray:
+    """World positions (n, 3) of voxels (n, 3) on a grid under a transform node."""
+    to_world = vtk.vtkGeneralTransform()
+    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(parent, None, to_world)
+    ras = np.c_[ijk, np.ones(len(ijk))] @ slicer.util.arrayFromVTKMatrix(ijk_to_ras).T
+    return np.array([to_world.TransformPoint(*point[:3]) for point in ras])
+
+
+def voxels_of_volume(mask: np.ndarray, volume: Any) -> np.ndarray:
+    place = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(place)
+    return in_the_world(np.argwhere(mask)[:, ::-1], place, volume.GetParentTransformNode())
+
+
+def voxels_of_segment(segmentation: Any, segment: str) -> np.ndarray:
+    """From the segment's own label map, without Slicer's resampling."""
+    from vtk.util.numpy_support import vtk_to_numpy
+
+    image, place = segmentation.GetBinaryLabelmapInternalRepresentation(segment), vtk.vtkMatrix4x4()
+    image.GetImageToWorldMatrix(place)
+    array = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
+    ijk = np.argwhere(array)[:, ::-1] + np.array(image.GetExtent())[::2]
+    return in_the_world(ijk, place, segmentation.GetParentTransformNode())
+
+
+@pytest.mark.parametrize("grid", ["axial", "oblique"])
+@pytest.mark.parametrize(
+    "volume_under, segmentation_under",
+    [
+        (None, (0.0, 2, (10.0, 0.0, 0.0))),
+        ((0.0, 2, (10.0, 0.0, 0.0)), None),
+        ((20.0, 2, (5.0, -3.0, 8.0)), None),
+        (None, (20.0, 0, (5.0, -3.0, 8.0))),
+        ((20.0, 2, (5.0, -3.0, 8.0)), (-35.0, 1, (-7.0, 2.0, 1.0))),
+        ("tilt", (15.0, 0, (1.0, 2.0, 3.0))),
+    ],
+)
+def test_mask_lies_in_the_world_where_it_lay_on_the_volume_whatever_the_transforms(
+    scene: Any, grid: str, volume_under: Any, segmentation_under: Any
+) -> None:
+    from SAHLoRASlicer.segmentations import add_segment
+
+    other, volume = volume_node(grid), volume_node(grid)
+    chosen, first = add_segment(some_mask(), other)
+    if volume_under == "tilt":
+        tilt(volume)
+    elif volume_under:
+        volume.SetAndObserveTransformNodeID(turned(*volume_under).GetID())
+    if segmentation_under:
+        chosen.SetAndObserveTransformNodeID(turned(*segmentation_under).GetID())
+    parents, before = (chosen.GetTransformNodeID(), volume.GetTransformNodeID()), voxels_of_segment(chosen, first)
+    _, segment = add_segment(some_mask(), volume, segmentation=chosen)
+    assert np.allclose(voxels_of_segment(chosen, segment), voxels_of_volume(some_mask(), volume), atol=1e-3)
+    assert parents == (chosen.GetTransformNodeID(), volume.GetTransformNodeID())
+    assert np.allclose(voxels_of_segment(chosen, first), before), "the segment that was there stays"
+
+
+def bow(node: Any) -> None:
+    """A transform that pushes slices to the right, the more the higher they lie (4 mm at 20 mm)."""
+    points = [vtk.vtkPoints(), vtk.vtkPoints()]
+    for z in range(-20, 41, 5):
+        for x, y in ((-20, -60), (40, -60), (-20, -10), (40, -10)):
+            points[0].InsertNextPoint(x, y, 56 + z)
+            points[1].InsertNextPoint(x + 0.01 * max(z, 0) ** 2, y, 56 + z)
+    spline = vtk.vtkThinPlateSplineTransform()
+    spline.SetBasisToR()
+    spline.SetSourceLandmarks(points[0])
+    spline.SetTargetLandmarks(points[1])
+    made = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", "bow")
+    made.SetAndObserveTransformToParent(spline)
+    node.SetAndObserveTransformNodeID(made.GetID())
+
+
+@pytest.mark.parametrize("grid, turn", [("axial", 0.0), ("oblique", 0.0), ("axial", 45.0)])
+@pytest.mark.parametrize("way", ["volume", "segmentation", "both"])
+def test_mask_is_bent_once_where_a_transform_between_volume_and_segmentation_bends(scene: Any, grid: str, turn: float, way: str) -> None:
+    from SAHLoRASlicer.segmentations import add_segment
+
+    volume, mask = volume_node(grid), np.zeros(SHAPE, np.uint8)
+    mask[1:5, 3:13, 3:17] = 1
+    place = GRIDS[grid].copy()
+    place[:3, :3] = rotation(turn, 2) @ place[:3, :3]
+    volume.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(place))
+    chosen, _ = add_segment(mask, volume_node())
+    if way != "segmentation":
+        bow(volume)
+    if way != "volume":
+        bow(chosen)
+        if way == "both":
+            chosen.GetParentTransformNode().SetAndObserveTransformNodeID(turned(10.0, 2, (3.0, 2.0, 0.0)).GetID())
+    _, segment = add_segment(mask, volume, segmentation=chosen)
+    meant, found = voxels_of_volume(mask, volume), voxels_of_segment(chosen, segment)
+    apart = np.linalg.norm(meant[:, None] - found[None], axis=2)
+    half_a_slice = 2.7
+    assert apart.min(0).max() < half_a_slice and apart.min(1).max() < half_a_slice
+    assert np.abs(meant.mean(0) - found.mean(0)).max() < 1.0 and 0.85 < len(found) / len(meant) < 1.2
+
+
 def test_no_haemorrhage_is_an_empty_segment(scene: Any) -> None:
     from SAHLoRASlicer.segmentations import add_segment, segment_array
 
