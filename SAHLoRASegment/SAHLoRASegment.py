@@ -5,7 +5,7 @@ from pathlib import Path
 import qt
 import slicer
 import vtk
-from SAHLoRASlicer import cases, dependencies, forget_packages, models, samples
+from SAHLoRASlicer import cases, dependencies, forget_packages, models, samples, volumes
 from SAHLoRASlicer.logic import SAHLoRASegmentLogic, SAHLoRASegmentParameterNode  # noqa: F401  (names that Slicer's users look for here)
 from SAHLoRASlicer.panel import BatchTable, ModelPicker, ProgressLine, on_paths
 from SAHLoRASlicer.runs import FolderRun, SegmentSettings
@@ -289,7 +289,7 @@ class SAHLoRASegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.resultLabel.text = self.logic.inWords(last)
         self.ui.resultsCollapsibleButton.collapsed = False
         if len(self.logic.run.scans) == 1:
-            slicer.util.setSliceViewerLayers(background=last.volume)
+            volumes.show_scan(last.volume)
 
     def _sayBatch(self, outcome):
         run = self.logic.run

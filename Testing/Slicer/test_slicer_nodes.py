@@ -372,3 +372,23 @@ def test_unusable_volumes_are_refused_in_words(scene: Any, shape: Any, word: str
 
     node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "V") if shape is None else volume_from_array(np.zeros(shape, np.int16), np.eye(4), "V")
     assert word in why_unusable(node)
+
+
+def test_scan_and_probability_are_shown_where_they_lie(slice_view: Any) -> None:
+    from SAHLoRASlicer.volumes import show_probability, volume_from_array
+
+    place = GRIDS["axial"].copy()
+    place[2, 3] = 700.0
+    volume = volume_from_array(np.zeros(SHAPE, np.int16), place, "far off")
+    probability = show_probability(np.full(SHAPE, 0.5), volume, None)
+    shown = slice_view.GetSliceCompositeNode()
+    assert (shown.GetBackgroundVolumeID(), shown.GetForegroundVolumeID()) == (volume.GetID(), probability.GetID())
+    assert 700.0 <= slice_view.GetSliceOffset() <= 725.0
+
+
+def test_scan_is_shown_without_a_window_too(scene: Any) -> None:
+    from SAHLoRASlicer.volumes import show_scan
+
+    view = scene.AddNewNodeByClass("vtkMRMLSliceCompositeNode")
+    show_scan(volume := volume_node())
+    assert view.GetBackgroundVolumeID() == volume.GetID()

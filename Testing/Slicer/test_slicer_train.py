@@ -97,6 +97,30 @@ def test_case_from_the_scene_is_stored_checked_opened_and_corrected(train: Any) 
     assert train.panel.cases.report.rows == () and not list(Path(train._parameterNode.caseFolder).glob("case-*"))
 
 
+def far_off(seed: int) -> tuple[Any, Any, str]:
+    """A case at a table position of -900 mm."""
+    from SAHLoRASlicer import segmentations, volumes
+
+    hu, mask = head(seed)
+    place = np.diag([-4.0, -4.0, 5.0, 1.0])
+    place[:3, 3] = (100.0, 100.0, -900.0)
+    volume = volumes.volume_from_array(hu, place, "far off")
+    return volume, *segmentations.add_segment(mask, volume)
+
+
+def test_opened_case_is_seen_wherever_it_lies_and_a_view_that_shows_it_stays(train: Any, slice_view: Any) -> None:
+    train.panel.cases.add_node(*far_off(1), "patient-1")
+    wait(lambda: not train.panel.cases.report.unchecked)
+    train.ui.openButton.click()
+    opened = train.panel.cases.find_open("case-001")
+    assert slice_view.GetSliceCompositeNode().GetBackgroundVolumeID() == opened.volume.GetID()
+    assert -900.0 <= slice_view.GetSliceOffset() <= -865.0
+    assert min(slice_view.GetSliceNode().GetFieldOfView()[:2]) > 8 * 4.0
+    slice_view.SetSliceOffset(-890.0)  # the user scrolls
+    train.ui.openButton.click()
+    assert slice_view.GetSliceOffset() == -890.0, train.ui.logText.plainText
+
+
 def test_empty_segmentation_is_told_in_one_sentence_and_not_stored(train: Any) -> None:
     volume, segmentation, segment = scene_case(1)
     slicer.util.updateSegmentBinaryLabelmapFromArray(np.zeros((8, 48, 48), np.uint8), segmentation, segment, volume)
