@@ -136,10 +136,11 @@ class SAHLoRASegmentLogic(ScriptedLoadableModuleLogic):
         return last if last.segmentation.GetSegmentation().GetSegment(last.segment) else None
 
     def showTable(self):
-        if self._chart and slicer.mrmlScene.IsNodePresent(self._chart):
-            tables.show_chart(self._chart)
+        """Table and plot. The plot comes second: it takes a layout that has both, where one with a table is shown."""
         if self._table and slicer.mrmlScene.IsNodePresent(self._table):
             tables.show_table(self._table)
+        if self._chart and slicer.mrmlScene.IsNodePresent(self._chart):
+            tables.show_chart(self._chart)
 
     def editLast(self):
         """Segment Editor with the segment and its scan chosen."""

@@ -125,6 +125,33 @@ def test_click_on_segment_brings_mask_table_plot_and_probability(ready: Any, sam
     assert ready.logic.lastResult() is None and not ready.ui.editButton.enabled
 
 
+def test_table_and_plot_are_both_in_the_layout(ready: Any, sample: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slicer's own plot logic chooses the layout; the layout manager is a stand-in."""
+    from SAHLoRASlicer import segmentations
+    from SAHLoRASlicer.job import Outcome
+    from SAHLoRASlicer.runs import Segmented
+
+    layout = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLayoutNode")
+    layout.SetViewArrangement(layout.SlicerLayoutConventionalView)
+    plots = slicer.vtkSlicerPlotsLogic()
+    plots.SetMRMLApplicationLogic(slicer.app.applicationLogic())
+    plots.SetMRMLScene(slicer.mrmlScene)
+    monkeypatch.setattr(slicer.modules, "plots", types.SimpleNamespace(logic=lambda: plots), raising=False)
+    monkeypatch.setattr(slicer.app, "layoutManager", lambda: types.SimpleNamespace(setLayout=layout.SetViewArrangement))
+    report = {"shape": [30, 8, 8], "total_ml": 1.0, "components": [], "slices": [], "model": {"name": "tiny"}, "warnings": []}
+    segmentation, segment = segmentations.add_segment(np.zeros((30, 256, 256), np.uint8), sample)
+    found = Segmented(sample, segmentation, segment, None, report, b"")
+    ready.logic.run = types.SimpleNamespace(
+        results={0: found}, errors={}, scans=[sample], job=types.SimpleNamespace(running=False, abandon=lambda: None)
+    )
+    ready.logic.finish(Outcome("done", {}))
+    ready.refresh()
+    ready.ui.tableButton.click()
+    assert layout.GetViewArrangement() == layout.SlicerLayoutFourUpPlotTableView
+    chosen = slicer.app.applicationLogic().GetSelectionNode()
+    assert chosen.GetActiveTableID() and chosen.GetActivePlotChartID()
+
+
 def test_batch_goes_on_after_a_bad_volume_and_fills_its_rows(ready: Any, sample: Any) -> None:
     from SAHLoRASlicer.volumes import local_matrix, volume_from_array
 
