@@ -158,8 +158,8 @@ class SAHLoRASegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._refreshing = False
 
     def _showButtons(self):
-        running = self.logic.running
-        why = "" if running else self.logic.whyNot(self._parameterNode.inputVolume, self.picker.model)
+        running, node = self.logic.running, self._parameterNode
+        why = "" if running else self.logic.whyNot(node.inputVolume, self.picker.model, node.outputSegmentation)
         self.ui.segmentButton.text = _("Cancel") if running else _("Segment")
         self.ui.segmentButton.enabled = not why and not self.logic.cancelling
         missing = dependencies.missing_in_words(self.logic.requirements)

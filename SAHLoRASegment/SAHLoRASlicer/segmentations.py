@@ -30,7 +30,7 @@ def add_segment(
 
     ijk_to_ras: None where the mask is on the volume's own grid, else its place in the world. segmentation: None makes a new node; an existing node
     keeps its segments, and the new one gets a name of its own ("Haemorrhage 2") where the name is taken. Whatever transforms volume and segmentation
-    are under, the mask lies in the world where it lay on the volume.
+    are under, the mask lies in the world where it lay on the volume. Raises RuntimeError where the mask cannot be put in; nothing new stays then.
     """
     import slicer
 
@@ -56,13 +56,34 @@ def add_segment(
         segment_id = segments.GenerateUniqueSegmentID("SAHLoRA")
         segments.AddSegment(segment, segment_id)
         if mask.any():  # an empty label map is refused; no haemorrhage is a result too, an empty segment
-            _import_label(label, segmentation, segment_id)
+            try:
+                _import_label(label, segmentation, segment_id)
+            except RuntimeError:
+                segments.RemoveSegment(segment_id)
+                if new:
+                    slicer.mrmlScene.RemoveNode(segmentation)
+                raise
     finally:
         slicer.mrmlScene.RemoveNode(label)
     with contextlib.suppress(AttributeError):
         segmentation.GetDisplayNode().SetSegmentOpacity2DFill(segment_id, 0.4)
     segmentation.CreateClosedSurfaceRepresentation()
     return segmentation, segment_id
+
+
+def why_unusable(segmentation: Any) -> str:
+    """A sentence where no mask can be added to this segmentation, else empty; None is a new one."""
+    import slicer
+
+    if segmentation is None:
+        return ""
+    source = segmentation.GetSegmentation().GetSourceRepresentationName()
+    if source == slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName():
+        return ""
+    return (
+        f"The output segmentation {segmentation.GetName()} takes no masks, since its source is {source}: choose New segmentation, or make "
+        "Binary labelmap its source (module Segmentations, Representations)."
+    )
 
 
 def new_segmentation(volume: Any, parent_transform: Any = None) -> Any:
@@ -181,4 +202,4 @@ def _import_label(label: Any, segmentation: Any, segment_id: str) -> None:
     ids = vtk.vtkStringArray()
     ids.InsertNextValue(segment_id)
     if not slicer.vtkSlicerSegmentationsModuleLogic.ImportLabelmapToSegmentationNode(label, segmentation, ids):
-        raise RuntimeError(f"The mask could not be put into the segmentation {segmentation.GetName()}.")
+        raise RuntimeError("The mask could not be put into the segmentation.")

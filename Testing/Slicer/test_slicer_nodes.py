@@ -274,6 +274,31 @@ def test_mask_is_bent_once_where_a_transform_between_volume_and_segmentation_ben
     assert np.abs(meant.mean(0) - found.mean(0)).max() < 1.0 and 0.85 < len(found) / len(meant) < 1.2
 
 
+def surfaces(centre: tuple[float, float, float], radius: float = 6.0) -> tuple[Any, str]:
+    """A segmentation of closed surfaces, as from STL files or RTSTRUCT: one ball."""
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "surfaces")
+    node.CreateDefaultDisplayNodes()
+    node.GetSegmentation().SetSourceRepresentationName("Closed surface")
+    ball = vtk.vtkSphereSource()
+    ball.SetCenter(*centre)
+    ball.SetRadius(radius)
+    ball.SetThetaResolution(32)
+    ball.SetPhiResolution(32)
+    ball.Update()
+    return node, node.AddSegmentFromClosedSurfaceRepresentation(ball.GetOutput(), "ball", [1.0, 0.0, 0.0])
+
+
+def test_mask_that_a_segmentation_of_surfaces_does_not_take_leaves_nothing_in_it(scene: Any) -> None:
+    from SAHLoRASlicer.segmentations import add_segment
+
+    chosen, ball = surfaces((7.0, -38.0, 66.0))
+    with pytest.raises(RuntimeError, match="could not be put into"):
+        add_segment(some_mask(), volume_node(), segmentation=chosen)
+    segments = chosen.GetSegmentation()
+    assert [segments.GetNthSegmentID(n) for n in range(segments.GetNumberOfSegments())] == [ball]
+    assert scene.GetNumberOfNodesByClass("vtkMRMLLabelMapVolumeNode") == 0
+
+
 def test_no_haemorrhage_is_an_empty_segment(scene: Any) -> None:
     from SAHLoRASlicer.segmentations import add_segment, segment_array
 

@@ -152,6 +152,31 @@ def test_table_and_plot_are_both_in_the_layout(ready: Any, sample: Any, monkeypa
     assert chosen.GetActiveTableID() and chosen.GetActivePlotChartID()
 
 
+def test_output_segmentation_that_takes_no_mask_is_told_before_the_run(ready: Any) -> None:
+    chosen = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "RTSTRUCT")
+    ready._parameterNode.outputSegmentation = chosen
+    ready.refresh()
+    assert ready.ui.segmentButton.enabled, ready.ui.segmentButton.toolTip
+    chosen.GetSegmentation().SetSourceRepresentationName("Planar contour")
+    ready.refresh()
+    assert not ready.ui.segmentButton.enabled
+    assert "RTSTRUCT" in ready.ui.segmentButton.toolTip and "New segmentation" in ready.ui.segmentButton.toolTip
+    ready._parameterNode.outputSegmentation = None
+    ready.refresh()
+    assert ready.ui.segmentButton.enabled
+
+
+def test_mask_goes_into_a_new_segmentation_where_the_chosen_one_takes_none_any_more(ready: Any) -> None:
+    chosen = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "mine")
+    ready._parameterNode.outputSegmentation = chosen
+    ready.ui.segmentButton.click()
+    chosen.GetSegmentation().SetSourceRepresentationName("Closed surface")
+    wait(finished(ready))
+    found = ready.logic.lastResult()
+    assert found is not None and found.segmentation is not chosen, ready.ui.logText.plainText
+    assert chosen.GetSegmentation().GetNumberOfSegments() == 0 and "it is in a new one" in ready.ui.logText.plainText
+
+
 def test_batch_goes_on_after_a_bad_volume_and_fills_its_rows(ready: Any, sample: Any) -> None:
     from SAHLoRASlicer.volumes import local_matrix, volume_from_array
 
