@@ -367,6 +367,49 @@ def test_trained_adapter_is_chosen_in_sahlora_segment(train: Any, module: Any, m
         segment.cleanup()
 
 
+def finished_training(folder: Path, dice: float) -> None:
+    from SAHLoRASlicer.train_plan import FINISHED, TrainingPlan
+
+    TrainingPlan(output=str(folder), name=folder.name).save(FINISHED)
+    (folder / "evaluation_patients.csv").write_text(f"patient,stratum,dice,annotated_ml,predicted_ml\na,small,{dice},10,11\n")
+
+
+@pytest.mark.parametrize("written", ["{}/", "{}/.", "{}"])
+def test_after_a_training_its_own_results_are_shown_however_its_folder_is_written(train: Any, tmp_path: Path, written: str) -> None:
+    import types
+
+    from SAHLoRASlicer.job import Outcome
+
+    finished_training(tmp_path / "trainings" / "old", 0.11)
+    finished_training(tmp_path / "mine" / "new", 0.99)
+    finished_training(tmp_path / "mine" / "another", 0.22)
+    outcome = train.panel.outcome
+    train._parameterNode.outputFolder = written.format(tmp_path / "mine" / "new")
+    plan = train.panel.plan()
+    assert plan.output == str(tmp_path / "mine" / "new")
+    train.panel.run = types.SimpleNamespace(plan=plan, job=types.SimpleNamespace(running=False, abandon=lambda: None))
+    outcome.list_trainings()
+    train.panel.on_finished(Outcome("done", {}))
+    assert outcome.plan.output == plan.output and outcome.results.patients[0]["dice"] == "0.99"
+    assert len(outcome.trainings) == train.ui.runComboBox.count == 3
+    outcome.choose(written.format(tmp_path / "mine" / "another"))
+    assert outcome.results.patients[0]["dice"] == "0.22"
+
+
+def test_results_of_a_training_elsewhere_are_shown_and_kept_and_those_of_none_are_not_another_s(train: Any, tmp_path: Path) -> None:
+    finished_training(tmp_path / "trainings" / "old", 0.11)
+    finished_training(tmp_path / "elsewhere" / "resumed", 0.99)
+    outcome = train.panel.outcome
+    outcome.list_trainings()
+    assert outcome.results.patients[0]["dice"] == "0.11"
+    outcome.choose(str(tmp_path / "elsewhere" / "resumed"))  # the output folder that the panel names is another
+    outcome.list_trainings()
+    assert outcome.results.patients[0]["dice"] == "0.99"
+    outcome.choose(str(tmp_path / "gone"))
+    assert outcome.plan is None and outcome.results is None and train.ui.patientsTable.rowCount == 0
+    assert f"There is no training in {tmp_path / 'gone'}" in train.ui.logText.plainText
+
+
 @pytest.mark.slow
 def test_sample_cases_are_made_and_stand_in_the_table(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from SAHLoRASlicer import train_run
