@@ -17,6 +17,9 @@ _REGIONS = "Anatomic codes - DICOM master list"
 HAEMORRHAGE = f"{_TYPE}~{_REGIONS}~^^~^^"
 SUBARACHNOID = f"{_TYPE}~{_REGIONS}~SCT^35951006^Subarachnoid space~^^"
 
+#: Slicer's name for a segment as voxels.
+_VOXELS = "Binary labelmap"
+
 
 def add_segment(
     mask: np.ndarray,
@@ -73,12 +76,10 @@ def add_segment(
 
 def why_unusable(segmentation: Any) -> str:
     """A sentence where no mask can be added to this segmentation, else empty; None is a new one."""
-    import slicer
-
     if segmentation is None:
         return ""
     source = segmentation.GetSegmentation().GetSourceRepresentationName()
-    if source == slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName():
+    if source == _VOXELS:
         return ""
     return (
         f"The output segmentation {segmentation.GetName()} takes no masks, since its source is {source}: choose New segmentation, or make "
@@ -122,14 +123,51 @@ def free_name(segments: Any, name: str) -> str:
 
 
 def segment_array(segmentation: Any, segment_id: str, volume: Any) -> np.ndarray:
-    """(k, j, i) mask of a segment on the volume's grid, transforms of both respected; all zero for an empty segment."""
+    """(k, j, i) mask of a segment on the volume's grid, transforms of both respected; all zero for an empty segment.
+
+    Surfaces and contours are converted by Slicer. Raises RuntimeError, in words, where the segment is gone or cannot be converted.
+    """
     import slicer
 
-    segment = segmentation.GetSegmentation().GetSegment(segment_id)
-    binary = segment.GetRepresentation("Binary labelmap") if segment else None
-    if binary is None or binary.GetPointData().GetScalars() is None:
+    segments = segmentation.GetSegmentation()
+    segment, source, voxels = segments.GetSegment(segment_id), segments.GetSourceRepresentationName(), _VOXELS
+    if segment is None:
+        raise RuntimeError("The segment is not in its segmentation any more: choose another one.")
+    if source != voxels and (shape := segment.GetRepresentation(source)) is not None and shape.GetNumberOfPoints():
+        return _converted(segments, segment_id, segmentation.GetTransformNodeID(), volume)
+    if _is_empty(segment):
         return np.zeros(volume.GetImageData().GetDimensions()[::-1], np.uint8)
     return slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, segment_id, volume)
+
+
+def _is_empty(segment: Any) -> bool:
+    """Whether there is no label map, or none with voxels."""
+    binary = segment.GetRepresentation(_VOXELS)
+    return binary is None or binary.GetPointData().GetScalars() is None
+
+
+def _converted(segments: Any, segment_id: str, transform_id: str | None, volume: Any) -> np.ndarray:
+    """The mask of a segment that is a surface or contours, on the volume's grid. A copy is converted, so the user's own stays as it is."""
+    import slicer
+
+    copy = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "SAHLoRA copy")
+    try:
+        copy.SetHideFromEditors(True)
+        copy.SetAndObserveTransformNodeID(transform_id)
+        own, source = copy.GetSegmentation(), segments.GetSourceRepresentationName()
+        own.SetSourceRepresentationName(source)
+        own.CopySegmentFromSegmentation(segments, segment_id)
+        own.GetSegment(segment_id).RemoveRepresentation(_VOXELS)  # of whatever grid
+        copy.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+        if not own.CreateRepresentation(_VOXELS) or _is_empty(own.GetSegment(segment_id)):
+            raise RuntimeError(
+                f"Slicer cannot make voxels of the segment, which is given as {source}: create its Binary labelmap in the module Segmentations "
+                "(Representations), make it the source, and try again."
+            )
+        return slicer.util.arrayFromSegmentBinaryLabelmap(copy, segment_id, volume)
+    finally:
+        slicer.mrmlScene.RemoveNode(copy.GetDisplayNode())
+        slicer.mrmlScene.RemoveNode(copy)
 
 
 def _moved(mask: np.ndarray, ijk_to_ras: np.ndarray, parent: Any, other: Any) -> tuple[np.ndarray, np.ndarray]:
