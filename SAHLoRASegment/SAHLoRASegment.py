@@ -102,6 +102,7 @@ class SAHLoRASegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ScriptedLoadableModuleWidget.onReload(self)
 
     def enter(self):
+        dependencies.missing_in_words.cache_clear()
         self.initializeParameterNode()
 
     def exit(self):
@@ -120,7 +121,8 @@ class SAHLoRASegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.initializeParameterNode()
 
     def onNodesChanged(self, caller=None, event=None):
-        if self._parameterNode and not slicer.mrmlScene.IsBatchProcessing() and not self.logic.running:
+        """Entering refreshes anyway: what happens while another module is shown costs nothing here."""
+        if self._parameterNode and self.parent.isEntered and not slicer.mrmlScene.IsBatchProcessing() and not self.logic.running:
             self.refresh()
 
     def initializeParameterNode(self):

@@ -177,6 +177,24 @@ def test_mask_goes_into_a_new_segmentation_where_the_chosen_one_takes_none_any_m
     assert chosen.GetSegmentation().GetNumberOfSegments() == 0 and "it is in a new one" in ready.ui.logText.plainText
 
 
+def test_nodes_that_come_while_another_module_is_shown_cost_nothing(ready: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from SAHLoRASlicer import dependencies
+
+    seen, refresh = [], ready.logic.usableVolumes
+    monkeypatch.setattr(ready.logic, "usableVolumes", lambda: seen.append(1) or refresh())
+    monkeypatch.setattr(dependencies, "missing_packages", lambda path: seen.append(path) or [])
+    ready.exit()
+    monkeypatch.setattr(ready.parent, "_entered", False)  # what Slicer's parent says of isEntered then
+    slicer.mrmlScene.RemoveNode(slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTextNode"))
+    assert seen == []
+    monkeypatch.setattr(ready.parent, "_entered", True)
+    ready.enter()
+    assert seen
+    seen.clear()
+    slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTextNode")
+    assert seen == [1], "the list of volumes anew, the packages not"
+
+
 def test_batch_goes_on_after_a_bad_volume_and_fills_its_rows(ready: Any, sample: Any) -> None:
     from SAHLoRASlicer.volumes import local_matrix, volume_from_array
 
