@@ -75,10 +75,10 @@ class Segmented:
     def save(self, folder: Path) -> tuple[Path, Path]:
         """The core's report and montage, for people to keep, beside those of others in the folder; returns where they are. Raises OSError.
 
-        Files are numbered, since a volume's name may come from a DICOM header.
+        Files are numbered and the scan is called "scan", since a volume's name may come from a DICOM header or a patient's file.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        told = {**self.report, "source": self.volume.GetName()}
+        told = {**self.report, "source": "scan"}
         number = next(n for n in itertools.count(1) if not any(path.exists() for path in _kept_as(folder, n)))
         paths = _kept_as(folder, number)
         paths[0].write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
