@@ -5,7 +5,7 @@ from pathlib import Path
 import qt
 import slicer
 import vtk
-from SAHLoRASlicer import cases, dependencies, forget_packages, models, samples
+from SAHLoRASlicer import cases, dependencies, forget_packages, models, samples, volumes
 from SAHLoRASlicer.logic import SAHLoRASegmentLogic, SAHLoRASegmentParameterNode  # noqa: F401  (names that Slicer's users look for here)
 from SAHLoRASlicer.panel import BatchTable, ModelPicker, ProgressLine, on_paths
 from SAHLoRASlicer.runs import FolderRun, SegmentSettings
@@ -102,6 +102,7 @@ class SAHLoRASegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ScriptedLoadableModuleWidget.onReload(self)
 
     def enter(self):
+        dependencies.missing_in_words.cache_clear()
         self.initializeParameterNode()
 
     def exit(self):
@@ -120,7 +121,8 @@ class SAHLoRASegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.initializeParameterNode()
 
     def onNodesChanged(self, caller=None, event=None):
-        if self._parameterNode and not slicer.mrmlScene.IsBatchProcessing() and not self.logic.running:
+        """Entering refreshes anyway: what happens while another module is shown costs nothing here."""
+        if self._parameterNode and self.parent.isEntered and not slicer.mrmlScene.IsBatchProcessing() and not self.logic.running:
             self.refresh()
 
     def initializeParameterNode(self):
@@ -158,8 +160,8 @@ class SAHLoRASegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._refreshing = False
 
     def _showButtons(self):
-        running = self.logic.running
-        why = "" if running else self.logic.whyNot(self._parameterNode.inputVolume, self.picker.model)
+        running, node = self.logic.running, self._parameterNode
+        why = "" if running else self.logic.whyNot(node.inputVolume, self.picker.model, node.outputSegmentation)
         self.ui.segmentButton.text = _("Cancel") if running else _("Segment")
         self.ui.segmentButton.enabled = not why and not self.logic.cancelling
         missing = dependencies.missing_in_words(self.logic.requirements)
@@ -289,7 +291,7 @@ class SAHLoRASegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.resultLabel.text = self.logic.inWords(last)
         self.ui.resultsCollapsibleButton.collapsed = False
         if len(self.logic.run.scans) == 1:
-            slicer.util.setSliceViewerLayers(background=last.volume)
+            volumes.show_scan(last.volume)
 
     def _sayBatch(self, outcome):
         run = self.logic.run

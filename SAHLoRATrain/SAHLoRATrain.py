@@ -10,7 +10,7 @@ if not (Path(__file__).parent / "SAHLoRASlicer").is_dir():
 
 import slicer
 import vtk
-from SAHLoRASlicer import forget_packages
+from SAHLoRASlicer import dependencies, forget_packages
 from SAHLoRASlicer.train_samples import register
 from SAHLoRASlicer.train_selftest import SAHLoRATrainTest  # noqa: F401  (Slicer looks for it here)
 from SAHLoRASlicer.train_widget import TrainPanel
@@ -102,6 +102,7 @@ class SAHLoRATrainWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ScriptedLoadableModuleWidget.onReload(self)
 
     def enter(self):
+        dependencies.missing_in_words.cache_clear()
         self.initializeParameterNode()
 
     def exit(self):

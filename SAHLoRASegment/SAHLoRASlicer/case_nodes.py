@@ -126,7 +126,7 @@ def side_by_side(volume: Any, ras: tuple[float, float, float]) -> None:
     """Two axial views that move together, at this place; nothing without a window."""
     import slicer
 
-    slicer.util.setSliceViewerLayers(background=volume)
+    volumes.show_scan(volume)
     manager = slicer.app.layoutManager()
     if manager is None:
         return
@@ -145,7 +145,7 @@ def edit(opened: OpenCase) -> None:
     """Segment Editor on a case: its scan as source volume, its segment chosen, painting limited to what blood can measure."""
     import slicer
 
-    slicer.util.setSliceViewerLayers(background=opened.volume)
+    volumes.show_scan(opened.volume)
     slicer.util.selectModule("SegmentEditor")
     editor = slicer.modules.segmenteditor.widgetRepresentation().self().editor
     editor.setSegmentationNode(opened.segmentation)

@@ -6,6 +6,7 @@ PyTorch comes through the PyTorch extension only; the rest from requirements.txt
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import importlib.util
 import re
@@ -32,8 +33,12 @@ def missing_packages(path: Path) -> list[str]:
     return [requirement for requirement in requirements(path) if not _met(requirement)]
 
 
+@functools.cache
 def missing_in_words(path: Path) -> str:
-    """What is not installed yet, for a label; empty where nothing is missing."""
+    """What is not installed yet, for a label; empty where nothing is missing.
+
+    Looking takes milliseconds, which a panel has not at each change of the scene: it is kept until `ensure` has run or a panel is entered.
+    """
     names = [re.split(r"[<>=!~\[; ]", requirement)[0] for requirement in missing_packages(path)]
     if importlib.util.find_spec("torch") is None:
         names.insert(0, "PyTorch")
@@ -42,6 +47,13 @@ def missing_in_words(path: Path) -> str:
 
 def ensure(path: Path, log: Callable[[str], None]) -> None:
     """Have everything there, asking the user first. Raises Missing where something is not, however that came."""
+    try:
+        _ensure(path, log)
+    finally:
+        missing_in_words.cache_clear()
+
+
+def _ensure(path: Path, log: Callable[[str], None]) -> None:
     _ensure_torch(log)
     missing = missing_packages(path)
     if not missing:

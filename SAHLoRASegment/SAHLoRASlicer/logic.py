@@ -10,7 +10,7 @@ from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
 
-from . import models, tables, volumes, warm
+from . import models, segmentations, tables, volumes, warm
 from .job import BackgroundJob
 from .runs import FolderRun, SegmentRun
 
@@ -52,11 +52,11 @@ class SAHLoRASegmentLogic(ScriptedLoadableModuleLogic):
     def running(self):
         return self.run is not None and self.run.job.running
 
-    def whyNot(self, volume, model):
-        """Why nothing can be segmented now; empty where it can."""
+    def whyNot(self, volume, model, segmentation=None):
+        """Why nothing can be segmented now; empty where it can. segmentation: for the mask, None for a new one."""
         if model is None:
             return _("No model is there. Import a weight file, or put one into {}.").format(models.user_folder())
-        return volumes.why_unusable(volume)
+        return volumes.why_unusable(volume) or segmentations.why_unusable(segmentation)
 
     def usableVolumes(self):
         return [node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if self._mayBeScan(node)]
@@ -116,7 +116,7 @@ class SAHLoRASegmentLogic(ScriptedLoadableModuleLogic):
             if found.probability:
                 found.probability.SetAttribute("SAHLoRA", "probability")
             self._last = found
-            told.append(self.inWords(found))
+            told += [text for text in (self.inWords(found), found.note) if text]
         told += [f"{self.run.scans[row].GetName()}: {text}" for row, text in sorted(self.run.errors.items()) if text != outcome.message]
         return told
 
@@ -136,10 +136,11 @@ class SAHLoRASegmentLogic(ScriptedLoadableModuleLogic):
         return last if last.segmentation.GetSegmentation().GetSegment(last.segment) else None
 
     def showTable(self):
-        if self._chart and slicer.mrmlScene.IsNodePresent(self._chart):
-            tables.show_chart(self._chart)
+        """Table and plot. The plot comes second: it takes a layout that has both, where one with a table is shown."""
         if self._table and slicer.mrmlScene.IsNodePresent(self._table):
             tables.show_table(self._table)
+        if self._chart and slicer.mrmlScene.IsNodePresent(self._chart):
+            tables.show_chart(self._chart)
 
     def editLast(self):
         """Segment Editor with the segment and its scan chosen."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from SAHLoRALib.segmenter import SegmentConfig
 
 from . import segmentations, tables, volumes
@@ -53,7 +54,10 @@ class SegmentSettings:
 
 @dataclass(frozen=True)
 class Segmented:
-    """One volume's result in the scene. report: the core's report.json; montage: its picture, PNG; slicer_ml: by Segment Statistics or None."""
+    """One volume's result in the scene. report: the core's report.json; montage: its picture, PNG; slicer_ml: by Segment Statistics or None.
+
+    note: a sentence where the mask is not where the user wanted it.
+    """
 
     volume: Any
     segmentation: Any
@@ -62,6 +66,7 @@ class Segmented:
     report: Mapping[str, Any]
     montage: bytes = field(repr=False)
     slicer_ml: float | None = None
+    note: str = ""
 
     @property
     def ml(self) -> float:
@@ -70,10 +75,10 @@ class Segmented:
     def save(self, folder: Path) -> tuple[Path, Path]:
         """The core's report and montage, for people to keep, beside those of others in the folder; returns where they are. Raises OSError.
 
-        Files are numbered, since a volume's name may come from a DICOM header.
+        Files are numbered and the scan is called "scan", since a volume's name may come from a DICOM header or a patient's file.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        told = {**self.report, "source": self.volume.GetName()}
+        told = {**self.report, "source": "scan"}
         number = next(n for n in itertools.count(1) if not any(path.exists() for path in _kept_as(folder, n)))
         paths = _kept_as(folder, number)
         paths[0].write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -203,20 +208,28 @@ class SegmentRun:
         scan = self.scans[row]
         if not slicer.mrmlScene.IsNodePresent(scan):
             raise LookupError("The volume was removed from the scene meanwhile; its result is dropped.")
-        segmentation = self._segmentation
-        if segmentation is not None and not slicer.mrmlScene.IsNodePresent(segmentation):
-            segmentation = None  # removed meanwhile: a new one is better than none
         mask, place = volumes.read_array(folder / "mask.nrrd")
         grid = None if self._own_grid[row] else place
         if grid is None and mask.shape != slicer.util.arrayFromVolume(scan).shape:
             raise LookupError("The volume was changed meanwhile; its result is dropped.")
-        segmentation, segment = segmentations.add_segment(mask, scan, grid, segmentation, terminology=self._settings.terminology)
+        segmentation, segment, note = self._add_segment(mask, scan, grid)
         probability = None
         if (folder / "probability.nrrd").is_file():
             probability = volumes.show_probability(volumes.read_array(folder / "probability.nrrd")[0], scan, grid)
             segmentations.put_beside(probability, scan)
         slicer_ml = tables.statistics_ml(segmentation, segment)
-        return Segmented(scan, segmentation, segment, probability, report, (folder / "montage.png").read_bytes(), slicer_ml)
+        return Segmented(scan, segmentation, segment, probability, report, (folder / "montage.png").read_bytes(), slicer_ml, note)
+
+    def _add_segment(self, mask: np.ndarray, scan: Any, grid: np.ndarray | None) -> tuple[Any, str, str]:
+        """Segmentation, segment and note. Where the chosen segmentation is gone or takes no mask any more, a new one is better than none."""
+        import slicer
+
+        chosen, terminology = self._segmentation, self._settings.terminology
+        if chosen is not None and slicer.mrmlScene.IsNodePresent(chosen):
+            with contextlib.suppress(RuntimeError):
+                return *segmentations.add_segment(mask, scan, grid, chosen, terminology=terminology), ""
+        note = "" if chosen is None else "The chosen output segmentation could not take the mask; it is in a new one."
+        return *segmentations.add_segment(mask, scan, grid, terminology=terminology), note
 
     def _without_paths(self, text: str) -> str:
         """The temporary files' names say nothing to a user; the volumes' do."""

@@ -9,7 +9,7 @@ from SAHLoRALib.model_folders import model_path, user_folder
 
 from . import case_nodes, tables, train_run
 from .train_panel import data_folder
-from .train_plan import FINISHED, TrainingPlan, trainings
+from .train_plan import FINISHED, TrainingPlan, load, trainings
 from .train_results import SHOWN, ResultNodes, Results, compare, number, read_results
 
 _NUMBERS = ("dice", "annotated_ml", "predicted_ml")
@@ -55,25 +55,37 @@ class OutcomePanel:
         return path if path and path.is_file() else None
 
     def list_trainings(self) -> None:
-        """Fill the list from the disk, the chosen one kept."""
-        node = self._panel.node
+        """Fill the list from the disk, the chosen one kept as long as it is on the disk."""
+        chosen = self.ui.runComboBox.currentData
+        if not self._fill(chosen) and self.trainings:
+            self._fill(self.trainings[0][0].output)
+        self._read()
+
+    def choose(self, output: str) -> None:
+        """Show this training, its nodes in the scene too; none where it is not on the disk, and the log says so."""
+        if not self._fill(output):
+            self._panel.tell(f"There is no training in {output} that can be read.", True)
+        self._read()
+        if self.results:
+            self.nodes.show(self.results)
+
+    def _fill(self, chosen: str | None) -> bool:
+        """The list from the disk with this training as the current one; False, and none is, where it is nowhere."""
+        node, box = self._panel.node, self.ui.runComboBox
         places = [data_folder() / "trainings", *([Path(node.outputFolder).parent] if node and node.outputFolder else [])]
-        self.trainings = list({plan.output: (plan, state) for place in places for plan, state in trainings(place)}.values())
-        chosen, box = self.ui.runComboBox.currentData, self.ui.runComboBox
+        found = [training for place in places for training in trainings(place)]
+        if chosen and (own := load(Path(chosen))):  # it may lie elsewhere by now: the output folder is another, or a resumed one's was
+            found.append(own)
+        folders = {Path(plan.output): (plan, state) for plan, state in found}  # one folder can be written in several ways
+        self.trainings = list(folders.values())
         self._filling = True
         box.clear()
         for plan, state in self.trainings:
             box.addItem(Path(plan.output).name + ("" if state == FINISHED else " (unfinished)"), plan.output)
-        box.setCurrentIndex(max(0, box.findData(chosen)) if self.trainings else -1)
+        at = list(folders).index(Path(chosen)) if chosen and Path(chosen) in folders else -1
+        box.setCurrentIndex(at)
         self._filling = False
-        self._read()
-
-    def choose(self, output: str) -> None:
-        """Show this training, its nodes in the scene too."""
-        self.ui.runComboBox.setCurrentIndex(max(0, self.ui.runComboBox.findData(output)))
-        self._read()
-        if self.results:
-            self.nodes.show(self.results)
+        return at >= 0
 
     def earlier(self, adapter: str) -> TrainingPlan | None:
         """The training that made an adapter."""
@@ -120,13 +132,13 @@ class OutcomePanel:
 
     def _in_words(self, plan: TrainingPlan | None) -> str:
         if plan is None:
-            return "Nothing is trained yet."
+            return "No training is chosen." if self.trainings else "Nothing is trained yet."
         if self.results is None:
             return "No cross-validation of this training is finished."
         told = [self.results.in_words()]
         node = self._panel.node
         before = self.earlier(node.earlier) if node else None
-        old = read_results(Path(before.output)) if before and before.output != plan.output else None
+        old = read_results(Path(before.output)) if before and Path(before.output) != Path(plan.output) else None
         if old is not None:
             told.append(compare(self.results, old))
         return " ".join(told)

@@ -150,9 +150,10 @@ class PlanPanel:
 
     @property
     def output(self) -> str:
-        """The chosen output folder, else one of the name's own beside the user's models."""
-        chosen = self._node.outputFolder
-        return chosen or str(data_folder() / "trainings" / ("study" if self._node.preset == STUDY else self._node.name.strip() or "unnamed"))
+        """The chosen output folder, written as the disk's list of trainings writes it, else one of the name's own beside the user's models."""
+        if chosen := self._node.outputFolder:
+            return str(Path(chosen))
+        return str(data_folder() / "trainings" / ("study" if self._node.preset == STUDY else self._node.name.strip() or "unnamed"))
 
     # --- the user chooses
 

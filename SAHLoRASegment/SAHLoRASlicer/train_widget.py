@@ -248,10 +248,8 @@ class TrainPanel:
         self.tell(self.cases.remove(self.cases.selected()))
 
     def open_case(self) -> case_nodes.OpenCase:
-        import slicer
-
         opened = self.cases.open_case(self.cases.selected())
-        slicer.util.setSliceViewerLayers(background=opened.volume)
+        volumes.show_scan(opened.volume)
         self.refresh()
         return opened
 

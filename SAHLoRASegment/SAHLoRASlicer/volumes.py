@@ -134,6 +134,16 @@ def local_matrix(volume: Any) -> np.ndarray:
     return slicer.util.arrayFromVTKMatrix(matrix)
 
 
+def show_scan(volume: Any) -> None:
+    """The volume behind the slice views. Where one showed another, all turn to its planes and move to where it lies; else they stay as they are."""
+    import slicer
+
+    views = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    # Without a window there is no layout manager, and turning the views would ask it all the same.
+    fit = slicer.app.layoutManager() is not None and any(view.GetBackgroundVolumeID() != volume.GetID() for view in views)
+    slicer.util.setSliceViewerLayers(background=volume, fit=fit, rotateToVolumePlane=fit)
+
+
 def show_probability(array: np.ndarray, volume: Any, ijk_to_ras: np.ndarray | None) -> Any:
     """The map of probabilities as a volume in warm colours, nothing drawn below 5 %. ijk_to_ras: None for the volume's own grid."""
     import slicer
@@ -149,5 +159,6 @@ def show_probability(array: np.ndarray, volume: Any, ijk_to_ras: np.ndarray | No
     display.SetWindowLevelMinMax(0.0, 1.0)
     display.ApplyThresholdOn()
     display.SetLowerThreshold(0.05)
-    slicer.util.setSliceViewerLayers(background=volume, foreground=node, foregroundOpacity=0.4)
+    show_scan(volume)
+    slicer.util.setSliceViewerLayers(foreground=node, foregroundOpacity=0.4)
     return node

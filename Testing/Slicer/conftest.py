@@ -88,3 +88,26 @@ def ready(panel: Any, sample: Any) -> Any:
     """The panel with the sample chosen: Segment can be pressed."""
     panel.initializeParameterNode()
     return panel
+
+
+@pytest.fixture
+def slice_view(scene: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A window with one slice view: Slicer's own slice logic, the layout manager a stand-in."""
+    import types
+
+    import slicer
+    import vtk
+
+    logic, logics = slicer.vtkMRMLSliceLogic(), vtk.vtkCollection()
+    logic.SetMRMLScene(scene)
+    node = logic.AddSliceNode("Red")
+    node.SetDimensions(400, 400, 1)
+    logics.AddItem(logic)
+    widget = types.SimpleNamespace(mrmlSliceNode=lambda: node, mrmlSliceCompositeNode=logic.GetSliceCompositeNode, sliceLogic=lambda: logic)
+    manager = types.SimpleNamespace(
+        sliceViewNames=lambda: ["Red"], sliceWidget=lambda name: widget if name == "Red" else None, mrmlSliceLogics=lambda: logics,
+        setLayout=lambda layout: None,
+    )  # fmt: skip
+    monkeypatch.setattr(slicer.app, "layoutManager", lambda: manager)
+    yield logic
+    logic.SetMRMLScene(None)

@@ -143,6 +143,23 @@ def test_declining_packages_is_said_with_their_names(monkeypatch: pytest.MonkeyP
         dependencies.ensure(path, print)
 
 
+def test_what_is_missing_is_looked_for_once_until_it_was_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    looked, there = [], []
+
+    def missing(path: Path) -> list[str]:
+        looked.append(path)
+        return [] if there else ["no-such-package>=1.0"]
+
+    monkeypatch.setattr(dependencies, "missing_packages", missing)
+    path = tmp_path / "requirements.txt"
+    assert [dependencies.missing_in_words(path) for _ in range(3)] == ["no-such-package"] * 3 and len(looked) == 1
+    packaging = types.SimpleNamespace(pip_ensure=lambda given, requester: there.append(given), load_requirements=lambda given: given)
+    _slicer(monkeypatch, packaging=packaging)
+    monkeypatch.setitem(sys.modules, "slicer.packaging", packaging)
+    dependencies.ensure(path, print)
+    assert there and dependencies.missing_in_words(path) == ""
+
+
 def test_slicer_5_10_asks_and_installs_with_its_own_pip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     installed: list[Any] = []
     path = tmp_path / "requirements.txt"

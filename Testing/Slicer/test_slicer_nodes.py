@@ -167,6 +167,190 @@ def test_existing_segmentation_keeps_its_segments_and_gets_a_new_one(scene: Any)
     assert names == ["Haemorrhage", "Haemorrhage 2"]
 
 
+def turned(degrees: float, axis: int, shift: tuple[float, float, float]) -> Any:
+    """A linear transform node."""
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "turned")
+    moved = np.eye(4)
+    moved[:3, :3], moved[:3, 3] = rotation(degrees, axis), shift
+    node.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(moved))
+    return node
+
+
+def in_the_world(ijk: np.ndarray, ijk_to_ras: Any, parent: Any) -> np.ndarray:
+    """World positions (n, 3) of voxels (n, 3) on a grid under a transform node."""
+    to_world = vtk.vtkGeneralTransform()
+    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(parent, None, to_world)
+    ras = np.c_[ijk, np.ones(len(ijk))] @ slicer.util.arrayFromVTKMatrix(ijk_to_ras).T
+    return np.array([to_world.TransformPoint(*point[:3]) for point in ras])
+
+
+def voxels_of_volume(mask: np.ndarray, volume: Any) -> np.ndarray:
+    place = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(place)
+    return in_the_world(np.argwhere(mask)[:, ::-1], place, volume.GetParentTransformNode())
+
+
+def voxels_of_segment(segmentation: Any, segment: str) -> np.ndarray:
+    """From the segment's own label map, without Slicer's resampling."""
+    from vtk.util.numpy_support import vtk_to_numpy
+
+    image, place = segmentation.GetBinaryLabelmapInternalRepresentation(segment), vtk.vtkMatrix4x4()
+    image.GetImageToWorldMatrix(place)
+    array = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
+    ijk = np.argwhere(array)[:, ::-1] + np.array(image.GetExtent())[::2]
+    return in_the_world(ijk, place, segmentation.GetParentTransformNode())
+
+
+@pytest.mark.parametrize("grid", ["axial", "oblique"])
+@pytest.mark.parametrize(
+    "volume_under, segmentation_under",
+    [
+        (None, (0.0, 2, (10.0, 0.0, 0.0))),
+        ((0.0, 2, (10.0, 0.0, 0.0)), None),
+        ((20.0, 2, (5.0, -3.0, 8.0)), None),
+        (None, (20.0, 0, (5.0, -3.0, 8.0))),
+        ((20.0, 2, (5.0, -3.0, 8.0)), (-35.0, 1, (-7.0, 2.0, 1.0))),
+        ("tilt", (15.0, 0, (1.0, 2.0, 3.0))),
+    ],
+)
+def test_mask_lies_in_the_world_where_it_lay_on_the_volume_whatever_the_transforms(
+    scene: Any, grid: str, volume_under: Any, segmentation_under: Any
+) -> None:
+    from SAHLoRASlicer.segmentations import add_segment
+
+    other, volume = volume_node(grid), volume_node(grid)
+    chosen, first = add_segment(some_mask(), other)
+    if volume_under == "tilt":
+        tilt(volume)
+    elif volume_under:
+        volume.SetAndObserveTransformNodeID(turned(*volume_under).GetID())
+    if segmentation_under:
+        chosen.SetAndObserveTransformNodeID(turned(*segmentation_under).GetID())
+    parents, before = (chosen.GetTransformNodeID(), volume.GetTransformNodeID()), voxels_of_segment(chosen, first)
+    _, segment = add_segment(some_mask(), volume, segmentation=chosen)
+    assert np.allclose(voxels_of_segment(chosen, segment), voxels_of_volume(some_mask(), volume), atol=1e-3)
+    assert parents == (chosen.GetTransformNodeID(), volume.GetTransformNodeID())
+    assert np.allclose(voxels_of_segment(chosen, first), before), "the segment that was there stays"
+
+
+def bow(node: Any) -> None:
+    """A transform that pushes slices to the right, the more the higher they lie (4 mm at 20 mm)."""
+    points = [vtk.vtkPoints(), vtk.vtkPoints()]
+    for z in range(-20, 41, 5):
+        for x, y in ((-20, -60), (40, -60), (-20, -10), (40, -10)):
+            points[0].InsertNextPoint(x, y, 56 + z)
+            points[1].InsertNextPoint(x + 0.01 * max(z, 0) ** 2, y, 56 + z)
+    spline = vtk.vtkThinPlateSplineTransform()
+    spline.SetBasisToR()
+    spline.SetSourceLandmarks(points[0])
+    spline.SetTargetLandmarks(points[1])
+    made = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", "bow")
+    made.SetAndObserveTransformToParent(spline)
+    node.SetAndObserveTransformNodeID(made.GetID())
+
+
+@pytest.mark.parametrize("grid, turn", [("axial", 0.0), ("oblique", 0.0), ("axial", 45.0)])
+@pytest.mark.parametrize("way", ["volume", "segmentation", "both"])
+def test_mask_is_bent_once_where_a_transform_between_volume_and_segmentation_bends(scene: Any, grid: str, turn: float, way: str) -> None:
+    from SAHLoRASlicer.segmentations import add_segment
+
+    volume, mask = volume_node(grid), np.zeros(SHAPE, np.uint8)
+    mask[1:5, 3:13, 3:17] = 1
+    place = GRIDS[grid].copy()
+    place[:3, :3] = rotation(turn, 2) @ place[:3, :3]
+    volume.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(place))
+    chosen, _ = add_segment(mask, volume_node())
+    if way != "segmentation":
+        bow(volume)
+    if way != "volume":
+        bow(chosen)
+        if way == "both":
+            chosen.GetParentTransformNode().SetAndObserveTransformNodeID(turned(10.0, 2, (3.0, 2.0, 0.0)).GetID())
+    _, segment = add_segment(mask, volume, segmentation=chosen)
+    meant, found = voxels_of_volume(mask, volume), voxels_of_segment(chosen, segment)
+    apart = np.linalg.norm(meant[:, None] - found[None], axis=2)
+    half_a_slice = 2.7
+    assert apart.min(0).max() < half_a_slice and apart.min(1).max() < half_a_slice
+    assert np.abs(meant.mean(0) - found.mean(0)).max() < 1.0 and 0.85 < len(found) / len(meant) < 1.2
+
+
+def surfaces(centre: tuple[float, float, float], radius: float = 6.0) -> tuple[Any, str]:
+    """A segmentation of closed surfaces, as from STL files or RTSTRUCT: one ball."""
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "surfaces")
+    node.CreateDefaultDisplayNodes()
+    node.GetSegmentation().SetSourceRepresentationName("Closed surface")
+    ball = vtk.vtkSphereSource()
+    ball.SetCenter(*centre)
+    ball.SetRadius(radius)
+    ball.SetThetaResolution(32)
+    ball.SetPhiResolution(32)
+    ball.Update()
+    return node, node.AddSegmentFromClosedSurfaceRepresentation(ball.GetOutput(), "ball", [1.0, 0.0, 0.0])
+
+
+def only_node_of_its_kind(node: Any) -> bool:
+    return bool(node.GetScene().GetNumberOfNodesByClass(node.GetClassName()) == 1)
+
+
+def test_mask_that_a_segmentation_of_surfaces_does_not_take_leaves_nothing_in_it(scene: Any) -> None:
+    from SAHLoRASlicer.segmentations import add_segment
+
+    chosen, ball = surfaces((7.0, -38.0, 66.0))
+    with pytest.raises(RuntimeError, match="could not be put into"):
+        add_segment(some_mask(), volume_node(), segmentation=chosen)
+    segments = chosen.GetSegmentation()
+    assert [segments.GetNthSegmentID(n) for n in range(segments.GetNumberOfSegments())] == [ball]
+    assert scene.GetNumberOfNodesByClass("vtkMRMLLabelMapVolumeNode") == 0
+
+
+@pytest.mark.parametrize("under", [None, (25.0, 2, (4.0, -2.0, 3.0))])
+@pytest.mark.parametrize("coarse_voxels_too", [False, True])
+def test_annotation_that_is_a_surface_becomes_a_mask_on_the_scans_grid(scene: Any, under: Any, coarse_voxels_too: bool) -> None:
+    from SAHLoRASlicer.segmentations import segment_array
+    from SAHLoRASlicer.volumes import volume_from_array
+
+    place = GRIDS["axial"].copy()
+    place[:3, :3] = np.diag([-0.5, -0.5, 1.0])
+    volume = volume_from_array(np.zeros((24, 60, 60), np.int16), place, "CT")
+    centre = np.array((-2.0, -48.0, 68.0))
+    chosen, ball = surfaces(tuple(centre))
+    if coarse_voxels_too:
+        assert chosen.GetSegmentation().CreateRepresentation("Binary labelmap")
+    if under:
+        chosen.SetAndObserveTransformNodeID(turned(*under).GetID())
+        centre = rotation(under[0], under[1]) @ centre + np.array(under[2])
+        volume.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(np.block([[place[:3, :3], (centre - (-15, -15, 12))[:, None]], [np.eye(4)[3:]]])))
+    mask = segment_array(chosen, ball, volume)
+    inside = np.linalg.norm(voxels_of_volume(np.ones(mask.shape), volume) - centre, axis=1).reshape(mask.shape) < 6.0
+    assert 2 * (mask & inside).sum() / (mask.sum() + inside.sum()) > 0.97
+    assert only_node_of_its_kind(chosen) and only_node_of_its_kind(chosen.GetDisplayNode())
+    assert (chosen.GetSegmentation().GetSegment(ball).GetRepresentation("Binary labelmap") is not None) == coarse_voxels_too
+
+
+def test_annotation_that_slicer_cannot_convert_is_told_and_not_stored_as_empty(scene: Any) -> None:
+    from SAHLoRASlicer.segmentations import segment_array
+
+    chosen, ball = surfaces((7.0, -38.0, 66.0))
+    segments = chosen.GetSegmentation()
+    contours = vtk.vtkPolyData()
+    contours.DeepCopy(segments.GetSegment(ball).GetRepresentation("Closed surface"))
+    segments.GetSegment(ball).RemoveRepresentation("Closed surface")
+    segments.SetSourceRepresentationName("Planar contour")  # without the extension SlicerRT nothing converts them
+    segments.GetSegment(ball).AddRepresentation("Planar contour", contours)
+    with pytest.raises(RuntimeError, match="cannot make voxels of the segment, which is given as Planar contour"):
+        segment_array(chosen, ball, volume_node())
+    with pytest.raises(RuntimeError, match="not in its segmentation any more"):
+        segment_array(chosen, "gone", volume_node())
+    assert only_node_of_its_kind(chosen) and only_node_of_its_kind(chosen.GetDisplayNode())
+
+
+def test_surface_without_a_point_is_an_empty_mask(scene: Any) -> None:
+    from SAHLoRASlicer.segmentations import segment_array
+
+    chosen, _ = surfaces((7.0, -38.0, 66.0))
+    assert not segment_array(chosen, chosen.GetSegmentation().AddEmptySegment("none"), volume_node()).any()
+
+
 def test_no_haemorrhage_is_an_empty_segment(scene: Any) -> None:
     from SAHLoRASlicer.segmentations import add_segment, segment_array
 
@@ -259,9 +443,95 @@ def test_training_cases_are_listed_once_and_forgotten_with_their_nodes(scene: An
     assert cases.cases() == []
 
 
+def handed(name: str) -> tuple[Any, Any, str]:
+    """A volume and its segment with an awkward id, as imported ones may have it, handed over."""
+    from SAHLoRASlicer import cases
+    from SAHLoRASlicer.segmentations import add_segment
+
+    volume = volume_node()
+    volume.SetName(name)
+    segmentation, _ = add_segment(some_mask(), volume)
+    segment = segmentation.GetSegmentation().AddEmptySegment("a b:c;d")
+    assert segment == "a b:c;d" and cases.add_case(volume, segmentation, segment)
+    return volume, segmentation, segment
+
+
+def names_of_cases() -> list[tuple[str, str]]:
+    from SAHLoRASlicer import cases
+
+    return [(case.volume.GetName(), case.segmentation.GetName()) for case in cases.cases()]
+
+
+def save_and_clear(scene: Any, path: Path) -> None:
+    assert scene.WriteToMRB(str(path))
+    scene.Clear(0)
+    assert names_of_cases() == []
+
+
+def test_training_cases_of_two_scenes_stand_side_by_side(scene: Any, tmp_path: Path) -> None:
+    handed("saved")
+    save_and_clear(scene, tmp_path / "saved.mrb")
+    handed("here")
+    handed("here too")
+    assert scene.ReadFromMRB(str(tmp_path / "saved.mrb"), False)
+    assert sorted(names_of_cases()) == [(name, f"{name} haemorrhage") for name in ("here", "here too", "saved")]
+    save_and_clear(scene, tmp_path / "all.mrb")
+    assert scene.ReadFromMRB(str(tmp_path / "all.mrb"), True)
+    assert sorted(names_of_cases()) == [(name, f"{name} haemorrhage") for name in ("here", "here too", "saved")]
+
+
+def test_clone_of_a_handed_over_segmentation_is_no_case_of_its_own(scene: Any) -> None:
+    _, segmentation, _ = handed("CT")
+    clone = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "clone")
+    clone.CopyContent(segmentation)  # as the subject hierarchy clones
+    assert clone.GetSegmentation().GetNumberOfSegments() == 2
+    assert names_of_cases() == [("CT", "CT haemorrhage")]
+
+
+def test_training_cases_of_an_earlier_versions_scene_are_understood(scene: Any) -> None:
+    from SAHLoRASlicer import cases
+    from SAHLoRASlicer.segmentations import add_segment
+
+    handed("new")
+    volume = volume_node()
+    segmentation, segment = add_segment(some_mask(), volume)
+    node = scene.CreateNodeByClass("vtkMRMLScriptedModuleNode")
+    node.UnRegister(None)
+    node.SetSingletonTag("SAHLoRATrainingCases")
+    scene.AddNode(node)
+    node.SetNodeReferenceID("volume0", volume.GetID())
+    node.SetNodeReferenceID("segmentation0", segmentation.GetID())
+    node.SetParameter("segment0", segment)
+    node.SetParameter("count", "2")  # of the second the nodes are gone
+    assert [case.volume for case in cases.cases()][1:] == [volume] and len(cases.cases()) == 2
+    assert scene.GetSingletonNode("SAHLoRATrainingCases", "vtkMRMLScriptedModuleNode") is None
+    cases.remove_case(cases.cases()[1])
+    assert len(cases.cases()) == 1
+
+
 @pytest.mark.parametrize("shape, word", [((1, 16, 16), "single slice"), (None, "empty")])
 def test_unusable_volumes_are_refused_in_words(scene: Any, shape: Any, word: str) -> None:
     from SAHLoRASlicer.volumes import volume_from_array, why_unusable
 
     node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "V") if shape is None else volume_from_array(np.zeros(shape, np.int16), np.eye(4), "V")
     assert word in why_unusable(node)
+
+
+def test_scan_and_probability_are_shown_where_they_lie(slice_view: Any) -> None:
+    from SAHLoRASlicer.volumes import show_probability, volume_from_array
+
+    place = GRIDS["axial"].copy()
+    place[2, 3] = 700.0
+    volume = volume_from_array(np.zeros(SHAPE, np.int16), place, "far off")
+    probability = show_probability(np.full(SHAPE, 0.5), volume, None)
+    shown = slice_view.GetSliceCompositeNode()
+    assert (shown.GetBackgroundVolumeID(), shown.GetForegroundVolumeID()) == (volume.GetID(), probability.GetID())
+    assert 700.0 <= slice_view.GetSliceOffset() <= 725.0
+
+
+def test_scan_is_shown_without_a_window_too(scene: Any) -> None:
+    from SAHLoRASlicer.volumes import show_scan
+
+    view = scene.AddNewNodeByClass("vtkMRMLSliceCompositeNode")
+    show_scan(volume := volume_node())
+    assert view.GetBackgroundVolumeID() == volume.GetID()

@@ -113,7 +113,8 @@ def test_click_on_segment_brings_mask_table_plot_and_probability(ready: Any, sam
     assert len(areas) == 30 and areas.sum() * sample.GetSpacing()[2] / 10 == pytest.approx(found.ml, rel=0.01)
     assert slicer.util.arrayFromVolume(found.probability).shape == (30, 256, 256)
     ready.logic.lastResult().save(tmp_path)
-    assert json.loads((tmp_path / "report.json").read_text())["source"] == sample.GetName()
+    assert json.loads((tmp_path / "report.json").read_text())["source"] == "scan"
+    assert sample.GetName() not in (tmp_path / "report.json").read_text(), "a node's name may be a patient's"
     assert (tmp_path / "montage.png").read_bytes().startswith(b"\x89PNG")
     first = (tmp_path / "report.json").read_bytes()
     assert [path.name for path in ready.logic.lastResult().save(tmp_path)] == ["report_2.json", "montage_2.png"]
@@ -123,6 +124,76 @@ def test_click_on_segment_brings_mask_table_plot_and_probability(ready: Any, sam
     assert "training cases" in slicer.app.clipboard().text()
     slicer.mrmlScene.RemoveNode(found.segmentation)
     assert ready.logic.lastResult() is None and not ready.ui.editButton.enabled
+
+
+def test_table_and_plot_are_both_in_the_layout(ready: Any, sample: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slicer's own plot logic chooses the layout; the layout manager is a stand-in."""
+    from SAHLoRASlicer import segmentations
+    from SAHLoRASlicer.job import Outcome
+    from SAHLoRASlicer.runs import Segmented
+
+    layout = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLayoutNode")
+    layout.SetViewArrangement(layout.SlicerLayoutConventionalView)
+    plots = slicer.vtkSlicerPlotsLogic()
+    plots.SetMRMLApplicationLogic(slicer.app.applicationLogic())
+    plots.SetMRMLScene(slicer.mrmlScene)
+    monkeypatch.setattr(slicer.modules, "plots", types.SimpleNamespace(logic=lambda: plots), raising=False)
+    monkeypatch.setattr(slicer.app, "layoutManager", lambda: types.SimpleNamespace(setLayout=layout.SetViewArrangement))
+    report = {"shape": [30, 8, 8], "total_ml": 1.0, "components": [], "slices": [], "model": {"name": "tiny"}, "warnings": []}
+    segmentation, segment = segmentations.add_segment(np.zeros((30, 256, 256), np.uint8), sample)
+    found = Segmented(sample, segmentation, segment, None, report, b"")
+    ready.logic.run = types.SimpleNamespace(
+        results={0: found}, errors={}, scans=[sample], job=types.SimpleNamespace(running=False, abandon=lambda: None)
+    )
+    ready.logic.finish(Outcome("done", {}))
+    ready.refresh()
+    ready.ui.tableButton.click()
+    assert layout.GetViewArrangement() == layout.SlicerLayoutFourUpPlotTableView
+    chosen = slicer.app.applicationLogic().GetSelectionNode()
+    assert chosen.GetActiveTableID() and chosen.GetActivePlotChartID()
+
+
+def test_output_segmentation_that_takes_no_mask_is_told_before_the_run(ready: Any) -> None:
+    chosen = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "RTSTRUCT")
+    ready._parameterNode.outputSegmentation = chosen
+    ready.refresh()
+    assert ready.ui.segmentButton.enabled, ready.ui.segmentButton.toolTip
+    chosen.GetSegmentation().SetSourceRepresentationName("Planar contour")
+    ready.refresh()
+    assert not ready.ui.segmentButton.enabled
+    assert "RTSTRUCT" in ready.ui.segmentButton.toolTip and "New segmentation" in ready.ui.segmentButton.toolTip
+    ready._parameterNode.outputSegmentation = None
+    ready.refresh()
+    assert ready.ui.segmentButton.enabled
+
+
+def test_mask_goes_into_a_new_segmentation_where_the_chosen_one_takes_none_any_more(ready: Any) -> None:
+    chosen = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "mine")
+    ready._parameterNode.outputSegmentation = chosen
+    ready.ui.segmentButton.click()
+    chosen.GetSegmentation().SetSourceRepresentationName("Closed surface")
+    wait(finished(ready))
+    found = ready.logic.lastResult()
+    assert found is not None and found.segmentation is not chosen, ready.ui.logText.plainText
+    assert chosen.GetSegmentation().GetNumberOfSegments() == 0 and "it is in a new one" in ready.ui.logText.plainText
+
+
+def test_nodes_that_come_while_another_module_is_shown_cost_nothing(ready: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from SAHLoRASlicer import dependencies
+
+    seen, refresh = [], ready.logic.usableVolumes
+    monkeypatch.setattr(ready.logic, "usableVolumes", lambda: seen.append(1) or refresh())
+    monkeypatch.setattr(dependencies, "missing_packages", lambda path: seen.append(path) or [])
+    ready.exit()
+    monkeypatch.setattr(ready.parent, "_entered", False)  # what Slicer's parent says of isEntered then
+    slicer.mrmlScene.RemoveNode(slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTextNode"))
+    assert seen == []
+    monkeypatch.setattr(ready.parent, "_entered", True)
+    ready.enter()
+    assert seen
+    seen.clear()
+    slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTextNode")
+    assert seen == [1], "the list of volumes anew, the packages not"
 
 
 def test_batch_goes_on_after_a_bad_volume_and_fills_its_rows(ready: Any, sample: Any) -> None:

@@ -97,6 +97,30 @@ def test_case_from_the_scene_is_stored_checked_opened_and_corrected(train: Any) 
     assert train.panel.cases.report.rows == () and not list(Path(train._parameterNode.caseFolder).glob("case-*"))
 
 
+def far_off(seed: int) -> tuple[Any, Any, str]:
+    """A case at a table position of -900 mm."""
+    from SAHLoRASlicer import segmentations, volumes
+
+    hu, mask = head(seed)
+    place = np.diag([-4.0, -4.0, 5.0, 1.0])
+    place[:3, 3] = (100.0, 100.0, -900.0)
+    volume = volumes.volume_from_array(hu, place, "far off")
+    return volume, *segmentations.add_segment(mask, volume)
+
+
+def test_opened_case_is_seen_wherever_it_lies_and_a_view_that_shows_it_stays(train: Any, slice_view: Any) -> None:
+    train.panel.cases.add_node(*far_off(1), "patient-1")
+    wait(lambda: not train.panel.cases.report.unchecked)
+    train.ui.openButton.click()
+    opened = train.panel.cases.find_open("case-001")
+    assert slice_view.GetSliceCompositeNode().GetBackgroundVolumeID() == opened.volume.GetID()
+    assert -900.0 <= slice_view.GetSliceOffset() <= -865.0
+    assert min(slice_view.GetSliceNode().GetFieldOfView()[:2]) > 8 * 4.0
+    slice_view.SetSliceOffset(-890.0)  # the user scrolls
+    train.ui.openButton.click()
+    assert slice_view.GetSliceOffset() == -890.0, train.ui.logText.plainText
+
+
 def test_empty_segmentation_is_told_in_one_sentence_and_not_stored(train: Any) -> None:
     volume, segmentation, segment = scene_case(1)
     slicer.util.updateSegmentBinaryLabelmapFromArray(np.zeros((8, 48, 48), np.uint8), segmentation, segment, volume)
@@ -341,6 +365,49 @@ def test_trained_adapter_is_chosen_in_sahlora_segment(train: Any, module: Any, m
     finally:
         own.unlink()
         segment.cleanup()
+
+
+def finished_training(folder: Path, dice: float) -> None:
+    from SAHLoRASlicer.train_plan import FINISHED, TrainingPlan
+
+    TrainingPlan(output=str(folder), name=folder.name).save(FINISHED)
+    (folder / "evaluation_patients.csv").write_text(f"patient,stratum,dice,annotated_ml,predicted_ml\na,small,{dice},10,11\n")
+
+
+@pytest.mark.parametrize("written", ["{}/", "{}/.", "{}"])
+def test_after_a_training_its_own_results_are_shown_however_its_folder_is_written(train: Any, tmp_path: Path, written: str) -> None:
+    import types
+
+    from SAHLoRASlicer.job import Outcome
+
+    finished_training(tmp_path / "trainings" / "old", 0.11)
+    finished_training(tmp_path / "mine" / "new", 0.99)
+    finished_training(tmp_path / "mine" / "another", 0.22)
+    outcome = train.panel.outcome
+    train._parameterNode.outputFolder = written.format(tmp_path / "mine" / "new")
+    plan = train.panel.plan()
+    assert plan.output == str(tmp_path / "mine" / "new")
+    train.panel.run = types.SimpleNamespace(plan=plan, job=types.SimpleNamespace(running=False, abandon=lambda: None))
+    outcome.list_trainings()
+    train.panel.on_finished(Outcome("done", {}))
+    assert outcome.plan.output == plan.output and outcome.results.patients[0]["dice"] == "0.99"
+    assert len(outcome.trainings) == train.ui.runComboBox.count == 3
+    outcome.choose(written.format(tmp_path / "mine" / "another"))
+    assert outcome.results.patients[0]["dice"] == "0.22"
+
+
+def test_results_of_a_training_elsewhere_are_shown_and_kept_and_those_of_none_are_not_another_s(train: Any, tmp_path: Path) -> None:
+    finished_training(tmp_path / "trainings" / "old", 0.11)
+    finished_training(tmp_path / "elsewhere" / "resumed", 0.99)
+    outcome = train.panel.outcome
+    outcome.list_trainings()
+    assert outcome.results.patients[0]["dice"] == "0.11"
+    outcome.choose(str(tmp_path / "elsewhere" / "resumed"))  # the output folder that the panel names is another
+    outcome.list_trainings()
+    assert outcome.results.patients[0]["dice"] == "0.99"
+    outcome.choose(str(tmp_path / "gone"))
+    assert outcome.plan is None and outcome.results is None and train.ui.patientsTable.rowCount == 0
+    assert f"There is no training in {tmp_path / 'gone'}" in train.ui.logText.plainText
 
 
 @pytest.mark.slow
