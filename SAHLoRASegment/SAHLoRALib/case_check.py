@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import SimpleITK as sitk
 
 from .ahead import in_order
 from .cases import Case, CaseTable
 from .ct import CTVolume
 from .errors import CaseError, SAHLoRAError
 from .events import Events
+from .images import open_image
 from .metrics import mask_ml
 
 #: More than any haemorrhage: probably the mask of the head or the brain.
@@ -27,7 +29,7 @@ class Finding:
 
     slices: number; gap_mm: median distance between slices; spacing: mm between rows and columns; ml: annotated volume; all None where the scan
     or the mask cannot be read. problems: each with what to do; a case with problems is not used. warnings: what does no harm but should be known.
-    digest: SHA-256 of the voxels.
+    digest: SHA-256 of the scan's voxels. mask_digest: SHA-256 of the mask as it lies on the scan, "none" without a file; empty where it is not read.
     """
 
     case: str
@@ -39,6 +41,7 @@ class Finding:
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     digest: str = ""
+    mask_digest: str = ""
 
     @property
     def ok(self) -> bool:
@@ -153,6 +156,30 @@ def scan_digest(ct: CTVolume) -> str:
     return digest.hexdigest()
 
 
+def mask_digest(case: Case, mask: np.ndarray, ct: CTVolume) -> str:
+    """SHA-256 of a case's mask as it lies on the scan, "none" where it has no file. mask: (slices, rows, columns) bool, as `Case.read_mask` gives it.
+
+    A mask that is stored as the scan is, voxel for voxel, has the digest of its stored values, by which runs and model cards of earlier versions
+    know it; one that its header moves or mirrors has that of the place where it comes to lie.
+    """
+    if case.mask is None:
+        return "none"
+    values = sitk.GetArrayViewFromImage(image := open_image(case.mask, CaseError))
+    stored = ct.storage.to_stored(mask)
+    if values.shape == stored.shape and np.array_equal(_labelled(values, case.segment), stored):
+        return hashlib.sha256(f"{case.segment} {values.shape}".encode() + values.astype(np.int32).tobytes()).hexdigest()
+    del values, image
+    return hashlib.sha256(f"placed {mask.shape}".encode() + np.packbits(mask).tobytes()).hexdigest()
+
+
+def _labelled(values: np.ndarray, segment: str | None) -> np.ndarray:
+    """Of a label map's values, bool: those that `segment` names by number; where it names none, all that are labelled."""
+    try:
+        return np.isin(values, [float(part) for part in (segment or "").split("|")])
+    except ValueError:
+        return np.asarray(values > 0.5)
+
+
 def check_case(case: Case) -> Finding:
     """What the case's own files say, whatever the other cases are."""
     problems: list[str] = []
@@ -163,6 +190,7 @@ def check_case(case: Case) -> Finding:
     except SAHLoRAError as error:
         return Finding(case.case, case.patient, problems=(str(error), *problems))
     ml: float | None = None
+    placed = ""
     warnings = list(ct.warnings)
     if not problems:
         try:
@@ -171,11 +199,12 @@ def check_case(case: Case) -> Finding:
             problems.append(str(error))
         else:
             ml = mask_ml(mask, ct.voxel_volumes_ml)
+            placed = mask_digest(case, mask, ct)
             problems += _contradictions(case, bool(mask.any()), ml)
             if ml > IMPLAUSIBLE_ML:
                 warnings.append(f"The mask holds {ml:.0f} mL: is it the haemorrhage, and not the brain?")
     gap = float(np.median(ct.slice_thicknesses))
-    return Finding(case.case, case.patient, len(ct.hu), gap, ct.spacing, ml, tuple(problems), tuple(warnings), scan_digest(ct))
+    return Finding(case.case, case.patient, len(ct.hu), gap, ct.spacing, ml, tuple(problems), tuple(warnings), scan_digest(ct), placed)
 
 
 def _contradictions(case: Case, found: bool, ml: float) -> list[str]:

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 
 from .case_check import Finding
-from .cases import Case, CaseTable
+from .cases import CaseTable
 from .ct import CTVolume
 from .errors import CaseError
 from .events import Events
-from .images import open_image
 from .provenance import table_digest
 from .samples import CachedCase, SliceCache
 from .slices import PixelGrid
@@ -59,9 +58,9 @@ class Cohort:
 
 
 def case_digests(table: CaseTable, findings: Iterable[Finding]) -> dict[str, str]:
-    """Case → digest of its scan's and its mask's voxels."""
-    scans = {finding.case: f"{finding.digest} {finding.ml:.6g}" for finding in findings if finding.ml is not None}
-    return {case.case: hashlib.sha256(f"{scans.get(case.case)} {_mask_digest(case)}".encode()).hexdigest() for case in table}
+    """Case → digest of its scan's voxels and of its mask's as they lie on the scan. findings: of a check that found no problem with these cases."""
+    told = {finding.case: f"{finding.digest} {finding.ml:.6g} {finding.mask_digest}" for finding in findings if finding.ml is not None}
+    return {case.case: hashlib.sha256(str(told.get(case.case)).encode()).hexdigest() for case in table}
 
 
 def chosen_on(table: CaseTable, findings: Iterable[Finding]) -> dict[str, Any]:
@@ -72,13 +71,3 @@ def chosen_on(table: CaseTable, findings: Iterable[Finding]) -> dict[str, Any]:
 def no_blood(cases: int) -> CaseError:
     """That these validation cases choose no threshold."""
     return CaseError(f"None of the {cases} validation cases has blood in its mask, so no threshold can be chosen; name other cases.")
-
-
-def _mask_digest(case: Case) -> str:
-    """Of the mask's voxels as they lie in the file, and of which of them count."""
-    if case.mask is None:
-        return "none"
-    import SimpleITK as sitk
-
-    values = sitk.GetArrayFromImage(open_image(case.mask, CaseError))
-    return hashlib.sha256(f"{case.segment} {values.shape}".encode() + values.astype(np.int32).tobytes()).hexdigest()

@@ -7,6 +7,7 @@ exactly where it stopped.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -115,6 +116,14 @@ class SliceCache:
             sha.update(f"{case.name} {tuple(case.hu.shape)}".encode())
             sha.update(case.blood.flatten(1).sum(dim=1, dtype=torch.int64).numpy().tobytes())
             sha.update(case.hu.flatten(1).sum(dim=1, dtype=torch.int64).numpy().tobytes())
+        return sha.hexdigest()[:16]
+
+    @functools.cached_property
+    def masks(self) -> str:
+        """16 hexadecimal digits over every pixel of the masks: `fingerprint` adds up slices, whether or not one was mirrored or moved within."""
+        sha = hashlib.sha256()
+        for case in self.cases:
+            sha.update(case.blood.contiguous().numpy().tobytes())
         return sha.hexdigest()[:16]
 
     def draw(self, seed: int, step: int, batch: int, positive_share: float, by: str = "slice") -> list[tuple[int, int]]:

@@ -248,6 +248,8 @@ class TrainingLoop:
             "base": self.base.digest if self.base else None,
             "training cases": self.train.fingerprint(),
             "validation cases": self.validation.fingerprint(),
+            "training masks": self.train.masks,
+            "validation masks": self.validation.masks,
             **start,
         }
 
@@ -272,7 +274,9 @@ class TrainingLoop:
         if found is None:
             return
         tensors, state = found
-        check_same_training(self.folder, state["identity"], self._identity())
+        saved = state["identity"]
+        unsaid = {"training masks", "validation masks"} - set(saved)  # a checkpoint of an earlier version
+        check_same_training(self.folder, saved, {name: value for name, value in self._identity().items() if name not in unsaid})
         groups: dict[str, dict[str, Tensor]] = {"weights": {}, "average": {}, "best": {}, "optimiser": {}}
         for name, tensor in tensors.items():
             group, _, rest = name.partition(".")

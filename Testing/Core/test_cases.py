@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import SimpleITK as sitk
 from SAHLoRALib.case_check import findings_table, patient_volumes, require_usable
 from SAHLoRALib.cases import Case, CaseTable, read_annotation
+from SAHLoRALib.cohort import case_digests
 from SAHLoRALib.complete import is_complete
 from SAHLoRALib.ct import ct_from_image, write_segmentation
 from SAHLoRALib.errors import Cancelled, CaseError, ScanError
@@ -257,6 +259,42 @@ def test_same_scan_is_found_behind_another_format(cohort: Path) -> None:
     sitk.WriteImage(flipped, str(cohort / "other.nrrd"))
     text = "case,image,mask,patient\na,ct/a.nii.gz,mask/a.nii.gz,p\nz,other.nrrd,mask/a.nii.gz,q\n"
     assert "same scan as case a" in problems(table_of(cohort, text))["z"]
+
+
+def digest_of_a(table: CaseTable) -> str:
+    return case_digests(table, table.check())["a"]
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".nii.gz"])
+def test_digest_of_a_case_follows_where_its_mask_lies_on_the_scan(cohort: Path, suffix: str) -> None:
+    """A mask that was repaired by its header alone makes another case: what was trained with it before is not handed out again."""
+    save(head(0), cohort / f"a{suffix}")
+    table = table_of(cohort, f"case,image,mask,patient\na,a{suffix},a_mask{suffix},p\n")
+    mask = sitk.ReadImage(str(save(np.roll(bleed(), 3, axis=2), cohort / f"a_mask{suffix}")))
+    low = mask[:, :, :-1]  # so that it lies within the scan one slice higher, too
+    high = sitk.Image(low)
+    high.SetOrigin((-100.0, -100.0, 5.0))
+    mirrored = sitk.Image(mask)
+    mirrored.SetDirection((-1, 0, 0, 0, 1, 0, 0, 0, 1))
+    mirrored.SetOrigin((95.0, -100.0, 0.0))
+    digests = []
+    for image in (mask, mirrored, low, high):
+        sitk.WriteImage(image, str(cohort / f"a_mask{suffix}"))
+        digests.append(digest_of_a(table))
+    assert len(set(digests)) == 4
+
+
+def test_digest_of_a_mask_on_the_scans_own_grid_is_what_it_was(cohort: Path) -> None:
+    """Runs that were finished with an earlier version are found by it, and model cards name it."""
+    labels = bleed() + 2 * np.roll(bleed(), 6, axis=1)
+    save(labels, cohort / "labels.nrrd")
+    for image, mask, segment in (("ct/a.nii.gz", "mask/a.nii.gz", ""), ("ct/a.nii.gz", "labels.nrrd", "2"), ("ct/a.nii.gz", "labels.nrrd", "*")):
+        table = table_of(cohort, f"case,image,mask,patient,segment\na,{image},{mask},p,{segment}\n")
+        (found,) = table.check()
+        values = sitk.GetArrayFromImage(sitk.ReadImage(str(cohort / mask))).astype(np.int32)
+        before = hashlib.sha256(f"{segment or None} {values.shape}".encode() + values.tobytes()).hexdigest()
+        expected = hashlib.sha256(f"{found.digest} {found.ml:.6g} {before}".encode()).hexdigest()
+        assert digest_of_a(table) == expected, (mask, segment)
 
 
 def test_patients_and_scans_of_another_table_are_found(cohort: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from SAHLoRALib.checkpoint import FILE_NAME, read_checkpoint
+from SAHLoRALib.checkpoint import FILE_NAME, read_checkpoint, write_checkpoint
 from SAHLoRALib.errors import Cancelled, ConfigError, ModelError
 from SAHLoRALib.samples import SliceCache
 from SAHLoRALib.training import fit
@@ -47,6 +47,22 @@ def test_a_finished_training_is_not_run_again(tmp_path, train, validation):
     again = fit(SMALL, train, validation, folder=tmp_path, events=events)
     assert same(state(first), state(again))
     assert not [e for e in events.events if e["event"] == "metric"]
+
+
+def test_a_training_is_not_gone_on_with_when_a_mask_was_mirrored(tmp_path, train):
+    fit(SMALL, train, folder=tmp_path)
+    mirrored = SliceCache([replace(case, blood=case.blood.flip(2)) for case in train.cases], train.grid)
+    assert mirrored.fingerprint() == train.fingerprint()  # as much blood on every slice
+    with pytest.raises(ConfigError, match="training masks"):
+        fit(SMALL, mirrored, folder=tmp_path)
+
+
+def test_a_checkpoint_that_does_not_tell_the_masks_is_gone_on_with(tmp_path, train):
+    first = fit(SMALL, train, folder=tmp_path)
+    tensors, content = read_checkpoint(tmp_path)
+    told = {name: value for name, value in content["identity"].items() if not name.endswith("masks")}
+    write_checkpoint(tmp_path, tensors, {**content, "identity": told})
+    assert same(state(first), state(fit(SMALL, train, folder=tmp_path)))
 
 
 def test_resume_can_be_declined(tmp_path, train):
