@@ -72,6 +72,7 @@ def install(real_python: str | None = None) -> None:
     """Everything into sys.modules. real_python: a folder with Slicer's own ScriptedLoadableModule.py and parameterNodeWrapper, used in our place."""
     from . import pythonqt
 
+    _spare_nones()
     qt = pythonqt.module()
     sys.modules["qt"] = qt
     qapplication = qt.QApplication.instance() or qt.QApplication(["standin"])
@@ -101,6 +102,14 @@ def install(real_python: str | None = None) -> None:
             sys.modules[name] = module
             setattr(slicer, name.rpartition(".")[2], module)
     sys.modules["SampleData"] = sample_data()
+
+
+def _spare_nones() -> None:
+    """References to None for PySide6 6.12, which gives one away at each call that returns nothing; below Python 3.12 the process ends at the last."""
+    import ctypes
+
+    spare = [None] * 2_000_000
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(spare))  # never freed, so that the references are not missed when Python ends
 
 
 def new_scene(logic: Any) -> None:
