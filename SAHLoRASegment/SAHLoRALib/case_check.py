@@ -186,7 +186,7 @@ def check_case(case: Case) -> Finding:
     if case.mask is not None and not case.mask.exists():
         problems.append(f"{case.mask} does not exist. Correct the path of the mask in the case table.")
     try:
-        ct = case.read_ct()
+        ct = case.read_ct(sound=True)
     except SAHLoRAError as error:
         return Finding(case.case, case.patient, problems=(str(error), *problems))
     ml: float | None = None

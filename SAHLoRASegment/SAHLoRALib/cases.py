@@ -29,13 +29,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import SimpleITK as sitk
 
-from .complete import is_complete
+from .complete import is_complete, is_sound
 from .ct import CTVolume, read_ct, read_label
 from .errors import CaseError, SAHLoRAError, one_line
 from .events import Events
 from .files import write_text
 from .images import open_image, segment_names
 from .layouts import find_cases, split_name
+from .nifti import is_nifti, two_places
 
 if TYPE_CHECKING:
     from .case_check import Finding
@@ -66,11 +67,11 @@ class Case:
     series: str | None = None
     split: str = ""
 
-    def read_ct(self) -> CTVolume:
-        """The scan. Raises ScanError, CaseError where the file is missing."""
+    def read_ct(self, sound: bool = False) -> CTVolume:
+        """The scan. sound: its checksum is looked at too. Raises ScanError, CaseError where the file is missing or damaged."""
         if not os.path.exists(self.image):  # unlike Path.exists it takes names that are too long for the system
             raise CaseError(f"{self.image} does not exist. Correct the path of the image in the case table.")
-        require_complete(self.image)
+        require_complete(self.image, sound)
         return read_ct(self.image, self.series)
 
     def read_mask(self, ct: CTVolume) -> np.ndarray:
@@ -81,7 +82,11 @@ class Case:
             raise CaseError("There is no mask. Add one, or write `no` in the column haemorrhage if the patient has none.")
         if not os.path.exists(self.mask):
             raise CaseError(f"{self.mask} does not exist. Correct the path of the mask in the case table.")
-        return read_annotation(self.mask, ct, self.segment)
+        mask = read_annotation(self.mask, ct, self.segment)
+        apart = two_places(self.mask) if is_nifti(self.mask) else None
+        if apart and not (is_nifti(self.image) and two_places(self.image)):
+            raise CaseError(f"{self.mask}: {apart} The scan states one: save the mask again with the program that it was drawn in, or as .nrrd.")
+        return mask
 
     def read(self) -> tuple[CTVolume, np.ndarray]:
         """Scan and annotation; errors name the case."""
@@ -219,7 +224,7 @@ def read_annotation(path: Path, ct: CTVolume, segment: str | None = None, where:
     segment: names or label values that are haemorrhage, several separated by a bar, * for all. Raises CaseError, for a file that is cut short and
     for a mask with several labels of which none is chosen too; where: the place to choose them.
     """
-    require_complete(path)
+    require_complete(path, sound=True)
     wanted = [part.strip() for part in (segment or "").split("|") if part.strip()]
     if wanted == ["*"]:
         names = segment_names(path)
@@ -242,10 +247,10 @@ def label_values(path: Path) -> tuple[float, ...] | None:
     return tuple(float(v) for v in np.unique(values[values != 0]))
 
 
-def require_complete(path: Path) -> None:
-    """Raise CaseError for a NIfTI file that breaks off, which ITK would read as if nothing were wrong."""
+def require_complete(path: Path, sound: bool = False) -> None:
+    """Raise CaseError for a file that breaks off, which ITK would read as if nothing were wrong. sound: for one whose checksum is wrong too."""
     try:
-        complete = path.is_dir() or is_complete(path)
+        complete = path.is_dir() or (is_complete(path) and (not sound or is_sound(path)))
     except OSError as error:
         raise CaseError(f"{path} cannot be read: {error.strerror or error}. Check its permissions.") from error
     if not complete:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -126,13 +126,14 @@ def read_label(path: Path | str, ct: CTVolume | None, segment: str | None = None
     image = open_image(path, CaseError)
     segments = _segments(image, path)
     if segments:
-        value, layer = _pick_segment(segments, segment, path)
-        if image.GetNumberOfComponentsPerPixel() > 1:
+        parts = []
+        for value, layer in _pick_segments(segments, segment, path):
             if not 0 <= layer < image.GetNumberOfComponentsPerPixel():
                 raise CaseError(f"{path} has no layer {layer}, in which its segment should lie; export the segmentation again.")
-            image = sitk.VectorIndexSelectionCast(image, layer)
-        stored = three_dimensional(image, str(path), CaseError)
-        array = sitk.GetArrayViewFromImage(stored) == value
+            one = sitk.VectorIndexSelectionCast(image, layer) if image.GetNumberOfComponentsPerPixel() > 1 else image
+            stored = three_dimensional(one, str(path), CaseError)
+            parts.append(sitk.GetArrayViewFromImage(stored) == value)
+        array = np.logical_or.reduce(parts)
     else:
         stored = three_dimensional(image, str(path), CaseError)
         values = sitk.GetArrayViewFromImage(stored)
@@ -149,38 +150,37 @@ def read_label(path: Path | str, ct: CTVolume | None, segment: str | None = None
 
 
 def segment_names(path: Path | str) -> list[str] | None:
-    """Of a Slicer segmentation; None for a label map. Raises CaseError."""
+    """Of a Slicer segmentation, each once; None for a label map. Raises CaseError."""
     path = Path(path)
-    return list(_segments(open_image(path, CaseError), path)) or None
+    return list(dict.fromkeys(name for name, _, _ in _segments(open_image(path, CaseError), path))) or None
 
 
-def _segments(image: sitk.Image, path: Path) -> dict[str, tuple[int, int]]:
-    """Name → (label value, layer) of the segments in a .seg.nrrd header. Raises CaseError for numbers that are none."""
+def _segments(image: sitk.Image, path: Path) -> list[tuple[str, int, int]]:
+    """Name, label value and layer of the segments in a .seg.nrrd header; several may bear one name. Raises CaseError for numbers that are none."""
     keys = set(image.GetMetaDataKeys())
-    found: dict[str, tuple[int, int]] = {}
+    found: list[tuple[str, int, int]] = []
     for n in range(10_000):
         if f"Segment{n}_ID" not in keys and f"Segment{n}_Name" not in keys:
             break
         field = {part: image.GetMetaData(f"Segment{n}_{part}") for part in ("ID", "Name", "LabelValue", "Layer") if f"Segment{n}_{part}" in keys}
         name = field.get("Name", field.get("ID", str(n)))
         try:
-            found[name] = (int(field.get("LabelValue", 1)), int(field.get("Layer", 0)))
+            found.append((name, int(field.get("LabelValue", 1)), int(field.get("Layer", 0))))
         except ValueError:
             told = one_line(f"LabelValue {field.get('LabelValue')!r}, Layer {field.get('Layer')!r}", 80)
             raise CaseError(f"{path}: the segment {one_line(name, 60)} has numbers that are none ({told}); export the segmentation again.") from None
     return found
 
 
-def _pick_segment(segments: dict[str, tuple[int, int]], wanted: str | None, path: Path) -> tuple[int, int]:
-    names = one_line(", ".join(segments))
-    if wanted is None:
-        if len(segments) > 1:
-            raise CaseError(f"{path} holds {len(segments)} segments ({names}); say which one is the haemorrhage.")
-        return next(iter(segments.values()))
-    for name, place in segments.items():
-        if name.lower() == wanted.lower():
-            return place
-    raise CaseError(f"{path} has no segment {wanted!r}; it holds {names}.")
+def _pick_segments(segments: Sequence[tuple[str, int, int]], wanted: str | None, path: Path) -> list[tuple[int, int]]:
+    """Label value and layer of all segments of the name, of the only one without it."""
+    names = one_line(", ".join(name for name, _, _ in segments))
+    if wanted is None and len(segments) > 1:
+        raise CaseError(f"{path} holds {len(segments)} segments ({names}); say which one is the haemorrhage.")
+    picked = [(value, layer) for name, value, layer in segments if wanted is None or name.lower() == wanted.lower()]
+    if not picked:
+        raise CaseError(f"{path} has no segment {wanted!r}; it holds {names}.")
+    return picked
 
 
 def _place(array: np.ndarray, storage: Storage, ct: CTVolume, path: Path) -> np.ndarray:
@@ -191,9 +191,18 @@ def _place(array: np.ndarray, storage: Storage, ct: CTVolume, path: Path) -> np.
     if not (np.abs(exact) < 1e6).all():  # NaN too
         raise CaseError(f"{path} does not lie on the grid of the scan {ct.source}: give the mask that was drawn on this very scan.")
     start = np.round(exact).astype(int)
+    # A file on the mean step of uneven slices counts them; one on another step was cut out by where they truly lie.
+    if ct.uneven and len(array) != len(ct.hu) and np.abs((storage.steps[0] - grid.steps[0]) @ to_index).max() > 0.02:
+        exact = start = _place_among_slices(storage, len(array), ct, path)
+    elif array.shape == ct.shape and start.any() and np.abs(exact - start).max() <= 0.25:
+        off = " × ".join(str(n) for n in start)
+        raise CaseError(
+            f"{path} has the size of the scan {ct.source} but lies {off} voxels (slices, rows, columns) off it: give the mask that was drawn on this "
+            "very scan, or put the mask's origin right."
+        )
     last = np.array(array.shape) - 1
     far = (storage.first + last @ storage.steps - grid.first) @ to_index
-    if max(np.abs(exact - start).max(), np.abs(far - (start + last)).max()) > 0.25:
+    if exact is not start and max(np.abs(exact - start).max(), np.abs(far - (start + last)).max()) > 0.25:
         # With tilt or uneven gaps programs choose different single steps for the slices; the slices themselves are the same.
         same = array.shape == ct.shape and np.abs(exact).max() < 0.5 and (ct.uneven or ct.tilt_degrees != 0.0)
         if not same:
@@ -208,3 +217,22 @@ def _place(array: np.ndarray, storage: Storage, ct: CTVolume, path: Path) -> np.
     if result.sum() != np.count_nonzero(array):
         raise CaseError(f"{path} reaches beyond the scan {ct.source}: give the mask that was drawn on this very scan.")
     return result
+
+
+def _place_among_slices(storage: Storage, count: int, ct: CTVolume, path: Path) -> np.ndarray:
+    """(3,) int: where a mask of `count` slices begins in a scan with uneven gaps; each must lie on one of the scan's, in their order (CaseError)."""
+    to_index = np.linalg.inv(ct.storage.steps)
+    theirs = storage.first + np.arange(count)[:, None] * storage.steps[0]
+    apart = (theirs[:, None] - ct.positions) @ to_index  # (mask slices, scan slices, 3)
+    nearest = np.abs(apart[:, :, 0]).argmin(axis=1)
+    found = apart[np.arange(count), nearest]
+    start = np.array([nearest[0], *np.round(found[0, 1:]).astype(int)])
+    gap = 0.25 * float(np.min(ct.gaps_mm)) / float(np.mean(ct.gaps_mm))
+    steps = np.linalg.norm((storage.steps[1:] - ct.storage.steps[1:]) * np.array(ct.shape[1:])[:, None], axis=1)
+    on_slices = np.array_equal(nearest, nearest[0] + np.arange(count)) and np.abs(found[:, 0]).max() <= gap
+    if not on_slices or np.abs(found[:, 1:] - start[1:]).max() > 0.25 or steps.max() > 0.25 * min(ct.spacing):
+        raise CaseError(
+            f"{path} does not lie on the slices of the scan {ct.source}, whose gaps are uneven: give a mask of all its slices, drawn on this very "
+            "scan."
+        )
+    return start

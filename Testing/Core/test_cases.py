@@ -226,6 +226,40 @@ def test_file_that_breaks_off_is_never_taken_for_a_scan_or_a_mask(cohort: Path, 
     assert set(problems(table_of(cohort, text))) == {"s", "m"}
 
 
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_a_compressed_file_with_a_wrong_bit_is_never_taken(cohort: Path, suffix: str) -> None:
+    """ITK reads most of them without a word, as other voxels."""
+    noise = np.random.default_rng(0)
+    for name, array in (("scan", head(0)), ("mask", (noise.random(SHAPE) < 0.1).astype(np.uint8))):
+        image = sitk.ReadImage(str(cohort / "ct/a.nii.gz"))
+        written = sitk.GetImageFromArray(array)
+        written.CopyInformation(image)
+        sitk.WriteImage(written, str(cohort / (name + suffix)), True)
+    text = f"case,image,mask,patient\ns,scan{suffix},mask/a.nii.gz,p\nm,ct/b.nii.gz,mask{suffix},q\n"
+    assert problems(table_of(cohort, text)) == {}
+    for place in (0.6, 0.9):
+        for name in ("scan", "mask"):
+            path = cohort / (name + suffix)
+            content = bytearray(path.read_bytes())
+            content[int(len(content) * place)] ^= 4
+            path.write_bytes(content)
+        assert set(problems(table_of(cohort, text))) == {"s", "m"}
+
+
+def test_a_mask_with_two_geometries_is_refused_where_its_scan_has_one(cohort: Path) -> None:
+    table = table_of(cohort, "case,image,mask,patient\na,ct/a.nii.gz,mask/a.nii.gz,p\n")
+    for file, wrong in (("mask/a.nii.gz", True), ("ct/a.nii.gz", False)):
+        image = nibabel.load(cohort / file)
+        moved = image.affine.copy()
+        moved[:3, 3] -= moved[:3, 2]
+        both = nibabel.Nifti1Image(np.asarray(image.dataobj), image.affine, image.header)
+        both.set_qform(image.affine, 1)
+        both.set_sform(moved, 2)
+        nibabel.save(both, cohort / file)
+        found = problems(table)
+        assert ("two geometries" in found.get("a", "")) == wrong, found
+
+
 def test_complete_nifti_of_any_make_is_taken(cohort: Path) -> None:
     """Several gzip members (bgzip), gzip under the name .nii, NIfTI-2 and the other byte order."""
     plain = save(head(0), cohort / "plain.nii").read_bytes()

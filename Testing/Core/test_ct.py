@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from SAHLoRALib.cases import read_annotation
 from SAHLoRALib.ct import CTVolume, ct_from_image, format_warnings, mask_image, read_ct, read_label, write_image, write_segmentation
 from SAHLoRALib.errors import CaseError, OutputError, ScanError
 from small_heads import head_hu, head_image, noisy, points_of, write_series
@@ -274,6 +275,21 @@ def test_segments_are_read_by_name_from_layers_and_reduced_extents(tmp_path: Pat
         read_label(path, ct, "Tumour")
 
 
+def test_a_name_means_all_segments_that_bear_it(tmp_path: Path, ct: CTVolume) -> None:
+    path = tmp_path / "twins.seg.nrrd"
+    image = mask_image(_some_mask(ct).astype(np.uint8), ct)
+    image[10, 20, 4] = 2 * image[10, 20, 4]
+    assert (sitk.GetArrayViewFromImage(image) == 2).sum() == 1
+    for n in range(2):
+        for field, value in (("ID", f"Segment_{n}"), ("Name", "Bleed"), ("LabelValue", str(n + 1)), ("Layer", "0")):
+            image.SetMetaData(f"Segment{n}_{field}", value)
+    sitk.WriteImage(image, str(path))
+    for segment in ("bleed", "*"):
+        np.testing.assert_array_equal(read_annotation(path, ct, segment), _some_mask(ct))
+    with pytest.raises(CaseError, match=r"holds 2 segments \(Bleed, Bleed\)"):
+        read_label(path, ct)
+
+
 def test_label_values_choose_a_structure(tmp_path: Path, ct: CTVolume) -> None:
     labels = _some_mask(ct).astype(np.uint8)
     labels[2] = 3
@@ -300,6 +316,46 @@ def test_a_mask_of_another_grid_is_refused(tmp_path: Path, ct: CTVolume, change:
     write_image(image, tmp_path / "mask.nrrd")
     with pytest.raises(CaseError, match="this very scan"):
         read_label(tmp_path / "mask.nrrd", ct)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_whole_mask_that_lies_whole_voxels_off_is_refused_and_a_part_is_put_in_its_place(tmp_path: Path, ct: CTVolume, axis: int) -> None:
+    image = mask_image(_some_mask(ct), ct)
+    part = image[5:30, 15:35, 3:9]
+    write_image(part, tmp_path / "part.nrrd")
+    np.testing.assert_array_equal(read_label(tmp_path / "part.nrrd", ct), _some_mask(ct))
+    index = [0, 0, 0]
+    index[axis] = 1
+    image.SetOrigin(image.TransformIndexToPhysicalPoint(index))
+    write_image(image, tmp_path / "mask.nrrd")
+    with pytest.raises(CaseError, match=r"has the size of the scan .* voxels .slices, rows, columns. off it"):
+        read_label(tmp_path / "mask.nrrd", ct)
+
+
+def test_a_part_of_a_mask_finds_its_slices_among_uneven_ones(tmp_path: Path) -> None:
+    """Cut out by the slices' true places with the first gap as the step, or from a file on the mean step, as this program and Slicer write it."""
+    heights = np.concatenate((np.arange(12) * 5.0, 60 + np.arange(10) * 8.0)) - 66
+    write_series(tmp_path / "dicom", heights)
+    ct = read_ct(tmp_path / "dicom")
+    for k in (2, 9, 10):
+        whole = np.zeros(ct.shape, bool)
+        whole[k : k + 2, 20:25, 10:13] = True
+        for count in (1, 2):
+            true = np.zeros(ct.shape, bool)
+            true[k : k + count] = whole[k : k + count]
+            cut = sitk.GetImageFromArray(true[k : k + count].astype(np.uint8))
+            cut.SetSpacing((*ct.spacing[::-1], 5.0))
+            cut.SetOrigin(tuple(ct.positions[k]))
+            write_image(cut, tmp_path / "cut.nrrd")
+            np.testing.assert_array_equal(read_label(tmp_path / "cut.nrrd", ct), true)
+            write_image(mask_image(true, ct)[:, :, k : k + count], tmp_path / "mean.nrrd")
+            np.testing.assert_array_equal(read_label(tmp_path / "mean.nrrd", ct), true)
+    cut = sitk.GetImageFromArray(np.ones((2, *ct.shape[1:]), np.uint8))
+    cut.SetSpacing((*ct.spacing[::-1], 5.0))
+    cut.SetOrigin(tuple(ct.positions[14]))  # where the gap is 8 mm
+    write_image(cut, tmp_path / "cut.nrrd")
+    with pytest.raises(CaseError, match="whose gaps are uneven"):
+        read_label(tmp_path / "cut.nrrd", ct)
 
 
 def test_rounding_in_a_header_is_forgiven(tmp_path: Path, ct: CTVolume) -> None:
