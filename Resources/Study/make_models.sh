@@ -9,8 +9,8 @@
 # The adapters start from the base that comes along, whose own eight stages its card tells. BASE=new trains a base from scratch first, on a GPU: 0.05 s a
 # step on an NVIDIA H100, seven minutes in all; on two cores fifteen hours, reckoned from 1.7 s for a step of 16 slices. Stopped at step 5500 it had a
 # validation Dice of 0.67 where the base of then had 0.61, but drew 6.9 mL of false blood into the one real scan (0.2 mL), so it was left.
-# Without BASE=new the whole takes two and a half hours on two cores (a step of an adapter 1.4 to 2.2 s; on a processor without AVX-512 4.4 s). The same seeds give the
-# same cases but for single voxels at an edge (on a third machine one mask of 30 was 0.003 mL larger); weights and figures differ a little too.
+# Without BASE=new the whole takes some three and a half hours on two cores, reckoned (a step of an adapter 1.4 to 2.2 s; on a processor without AVX-512
+# 4.4 s, and six and a half hours). The same seeds give the same cases but for single voxels at an edge (on a third machine one mask of 30 was 0.003 mL larger); weights and figures differ a little too.
 set -eu
 fail() { echo "$1" >&2; exit 2; }
 [ -n "${HEADS:-}" ] || fail "HEADS is not set: name the folder of the label maps that the heads are made from, such as make models HEADS=heads."
@@ -30,7 +30,7 @@ sahlora() { "${SAHLORA:-sahlora}" "$@"; }
 sahlora phantom --cohort models --heads "$HEADS" --output . --jobs "${JOBS:-2}"
 
 # A model made anew takes a new card, and a new base new adapters.
-[ -f models/tbi-base.safetensors ] || rm -rf models/*.md models/*-lora.safetensors runs/*-lora
+[ -f models/tbi-base.safetensors ] || rm -rf models/*.md models/*-lora.safetensors stages runs/*-lora
 echo "make models HEADS=heads" > commands.txt
 if [ "$BASE" = bundled ]; then
     mkdir -p models
@@ -51,24 +51,35 @@ both() {
 }
 both train
 both validation
+both more
 
-# NAME TABLE LESION METHOD RANK LEARNING-RATE STEPS DESCRIPTION; TABLE: where training and validation cases stand, with a star for either word
+# FOLDER NAME TABLE VALIDATION LESION LEARNING-RATE STEPS SEED DESCRIPTION, then what the adapter is or which it goes on from
 adapt() {
-    [ -f "models/$1.safetensors" ] || rm -f "models/$1.md"
-    [ -f "models/$1.safetensors" ] || sahlora train "$(echo "$2" | sed s/STAR/train/)" --validation "$(echo "$2" | sed s/STAR/validation/)" \
-        --folds 0 --base models/tbi-base.safetensors --name "$1" --folder models --run "runs/$1" --half --licence Apache-2.0 --lesion "$3" \
-        --description "$8" --adapter.method "$4" --adapter.rank "$5" --adapter.norm frozen --adapter.strength 1 --learning-rate "$6" --steps "$7" \
-        --steps-per-epoch "$EVERY" --draw-by case --loss dice+ce --crop 176 160 --augmentation.strength 0.6 --augmentation.geometry 1.5 \
-        --ema 0.995 --patience 0 --seed 1 --threads 1
+    folder=$1 name=$2 table=$3 validation=$4 lesion=$5 rate=$6 steps=$7 seed=$8 description=$9
+    shift 9
+    [ -f "$folder/$name.safetensors" ] || rm -f "$folder/$name.md"
+    [ -f "$folder/$name.safetensors" ] || sahlora train "$table" --validation "$validation" --folds 0 --base models/tbi-base.safetensors --name "$name" \
+        --folder "$folder" --run "runs/$folder-$name" --half --licence Apache-2.0 --lesion "$lesion" --description "$description" "$@" \
+        --learning-rate "$rate" --steps "$steps" --steps-per-epoch "$EVERY" --draw-by case --loss dice+ce --crop 176 160 --augmentation.strength 0.6 \
+        --augmentation.geometry 1.5 --ema 0.995 --patience 0 --seed "$seed" --threads 1
+}
+# Of all-conv-lora two stages, the second on new patients, the TBI ones on heads made other people's: it halves the false blood.
+all_conv_lora() {
+    about="convLoRA adapter of rank 32 for haemorrhage of any kind, traumatic or aneurysmal, trained on synthetic head CT."
+    EVERY=1300
+    adapt stages all-conv-lora both-train.csv both-validation.csv haemorrhage 2e-3 2600 1 "$about" \
+        --adapter.method conv-lora --adapter.rank 32 --adapter.norm frozen --adapter.strength 1
+    EVERY=900
+    adapt models all-conv-lora both-more.csv both-validation.csv haemorrhage 1e-3 900 2 "$about" --continue-from stages/all-conv-lora.safetensors
 }
 # Side by side, a core each. With the base's BatchNorm statistics they keep what the base finds in a real scan (Testing/Robust/painted.py).
-EVERY=1300
-adapt all-conv-lora both-STAR.csv haemorrhage conv-lora 32 2e-3 2600 \
-    "convLoRA adapter of rank 32 for haemorrhage of any kind, traumatic or aneurysmal, trained on synthetic head CT." &
+mkdir -p stages
+[ -f models/all-conv-lora.safetensors ] || all_conv_lora &
 first=$!
 EVERY=1400
-adapt asah-cp-lora asah-STAR/cases.csv subarachnoid cp-lora 64 5e-3 2800 \
-    "CP-LoRA adapter of rank 64 for aneurysmal subarachnoid haemorrhage, trained on synthetic head CT."
+adapt models asah-cp-lora asah-train/cases.csv asah-validation/cases.csv subarachnoid 5e-3 2800 1 \
+    "CP-LoRA adapter of rank 64 for aneurysmal subarachnoid haemorrhage, trained on synthetic head CT." \
+    --adapter.method cp-lora --adapter.rank 64 --adapter.norm frozen --adapter.strength 1
 wait $first
 
 # NAME …: figures on heads that no training and no choice has seen. Thresholds are chosen on the validation heads, on masks as segmenting gives them.

@@ -17,7 +17,7 @@ printf '%s\\n' "$line" >> "$CALLS"  # in one write: two of them run side by side
 mkdir -p models
 case $1 in
 card) touch "${2%.safetensors}.md" ;;
-phantom) for table in tbi asah; do for part in train validation test; do
+phantom) for table in tbi asah; do for part in train validation test more; do
     mkdir -p $table-$part; printf 'case,image,mask\\na,a/ct.nrrd,a/mask.nrrd\\n' > $table-$part/cases.csv; done; done ;;
 pretrain|train|combine)
     while [ "$1" != --name ]; do shift; done
@@ -51,20 +51,27 @@ def test_models_are_made_in_order_and_what_is_there_is_not_made_again(tmp_path: 
     where = heads(tmp_path)
     done, calls = make(tmp_path, where)
     assert done.returncode == 0, done.stderr
-    assert [call[0] for call in calls] == ["phantom", "pretrain", *["train"] * 2, *["card"] * 3]
-    for part in ("train", "validation"):
+    assert [call[0] for call in calls] == ["phantom", "pretrain", *["train"] * 3, *["card"] * 3]
+    for part in ("train", "validation", "more"):
         merged = (tmp_path / "out" / f"both-{part}.csv").read_text(encoding="utf-8").splitlines()
         assert merged == ["case,image,mask", *(f"a,{kind}-{part}/a/ct.nrrd,{kind}-{part}/a/mask.nrrd" for kind in ("tbi", "asah"))]
     (tmp_path / "out" / "models" / "asah-cp-lora.safetensors").unlink()
     again = make(tmp_path, where)[1][len(calls) :]
     assert [call[0] for call in again] == ["phantom", "train", "card"]
     assert all("asah-cp-lora" in " ".join(call) for call in again[1:])
+    # The default adapter's second stage goes on from its first, which is kept beside the models.
+    stages = [call for call in calls if call[0] == "train" and call[call.index("--name") + 1] == "all-conv-lora"]
+    assert [call[call.index("--folder") + 1] for call in stages] == ["stages", "models"] and "--continue-from" not in stages[0]
+    assert stages[1][stages[1].index("--continue-from") + 1] == "stages/all-conv-lora.safetensors"
+    (tmp_path / "out" / "models" / "all-conv-lora.safetensors").unlink()
+    again = make(tmp_path, where)[1][len(calls) + len(again) :]
+    assert [call[0] for call in again] == ["phantom", "train", "card"] and again[1] == stages[1]
 
 
 def test_without_more_the_adapters_start_from_the_base_that_comes_along(tmp_path: Path) -> None:
     done, calls = make(tmp_path, heads(tmp_path), base="")
     assert done.returncode == 0, done.stderr
-    assert [call[0] for call in calls] == ["phantom", *["train"] * 2, *["card"] * 3]
+    assert [call[0] for call in calls] == ["phantom", *["train"] * 3, *["card"] * 3]
     bundled = SCRIPT.parents[1] / "Models" / "tbi-base.safetensors"
     assert (tmp_path / "out" / "models" / "tbi-base.safetensors").read_bytes() == bundled.read_bytes()
     commands = [call[call.index("--commands") + 1] for call in calls if call[0] == "card"]
@@ -83,10 +90,10 @@ def test_a_new_base_takes_new_adapters_and_new_cards(tmp_path: Path) -> None:
     calls = make(tmp_path, where)[1]
     (tmp_path / "out" / "models" / "tbi-base.safetensors").unlink()
     again = make(tmp_path, where)[1][len(calls) :]
-    assert [call[0] for call in again] == ["phantom", "pretrain", *["train"] * 2, *["card"] * 3]
+    assert [call[0] for call in again] == ["phantom", "pretrain", *["train"] * 3, *["card"] * 3]
 
 
-@pytest.mark.parametrize("number", range(7))
+@pytest.mark.parametrize("number", range(8))
 def test_every_command_of_the_script_is_understood(number: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With one flag more that does not exist, that flag is all that the parser complains about."""
     call = make(tmp_path, heads(tmp_path))[1][number]
