@@ -115,6 +115,19 @@ def _swapped(table: Path) -> Path:
     return table
 
 
+def _bit(table: Path) -> Path:
+    path = table.parent / "a01" / "mask.nrrd"
+    content = bytearray(path.read_bytes())
+    content[-12] ^= 4
+    path.write_bytes(content)
+    return table
+
+
+def _one_slice_up(image: sitk.Image) -> sitk.Image:
+    image.SetOrigin(image.TransformIndexToPhysicalPoint((0, 0, 1)))
+    return image
+
+
 def _cut(table: Path) -> Path:
     path = table.parent / "a01" / "mask.nrrd"
     path.write_bytes(path.read_bytes()[:-40])
@@ -170,5 +183,15 @@ TABLES = (
     OddTable("a mask of probabilities", _voxels(lambda array: array * 0.7 + 0.1), "not a mask of 0 and 1"),
     OddTable("a mask of 0.0 and 1.0", _voxels(lambda array: array.astype(np.float64)), "3 cases", good=True),
     OddTable("a mask with NaN", _voxels(lambda array: np.where(array > 0, np.nan, 0.0)), "not a mask of 0 and 1"),
-    OddTable("a mask that is cut short", _cut, "cannot be read"),
+    OddTable("a mask that is cut short", _cut, "is cut short or damaged"),
+    OddTable("a mask with a wrong bit", _bit, "is cut short or damaged"),
+    OddTable("a whole mask one slice too high", _mask(_one_slice_up), "lies 1 × 0 × 0 voxels"),
+    OddTable(
+        "a split that is misspelt", _text(lambda text: text.replace("haemorrhage", "haemorrhage,split").replace("yes", "yes,tset")), "split is 'tset'"
+    ),
+    OddTable(
+        "one patient in two spellings",
+        _text(lambda text: text.replace("p01", "P_1").replace("p02", "p-01")),
+        "seems to be P_1, written in another way",
+    ),
 )
