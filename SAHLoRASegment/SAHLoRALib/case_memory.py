@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .cases import Case
 
 #: Changes with `case_check.Finding` and with what the check looks at.
-_FORMAT = 3
+_FORMAT = 4
 
 
 class CheckMemory:
