@@ -230,6 +230,9 @@ def _place_among_slices(storage: Storage, count: int, ct: CTVolume, path: Path) 
     gap = 0.25 * float(np.min(ct.gaps_mm)) / float(np.mean(ct.gaps_mm))
     steps = np.linalg.norm((storage.steps[1:] - ct.storage.steps[1:]) * np.array(ct.shape[1:])[:, None], axis=1)
     on_slices = np.array_equal(nearest, nearest[0] + np.arange(count)) and np.abs(found[:, 0]).max() <= gap
+    # A program that counts slices by one step, such as the first gap, may mean another slice by the same place.
+    counted = float(apart[0, 0] @ ct.storage.steps @ storage.steps[0] / (storage.steps[0] @ storage.steps[0]))
+    on_slices &= abs(counted - round(counted)) > 0.25 or round(counted) == nearest[0]
     if not on_slices or np.abs(found[:, 1:] - start[1:]).max() > 0.25 or steps.max() > 0.25 * min(ct.spacing):
         raise CaseError(
             f"{path} does not lie on the slices of the scan {ct.source}, whose gaps are uneven: give a mask of all its slices, drawn on this very "

@@ -350,6 +350,13 @@ def test_a_part_of_a_mask_finds_its_slices_among_uneven_ones(tmp_path: Path) -> 
             np.testing.assert_array_equal(read_label(tmp_path / "cut.nrrd", ct), true)
             write_image(mask_image(true, ct)[:, :, k : k + count], tmp_path / "mean.nrrd")
             np.testing.assert_array_equal(read_label(tmp_path / "mean.nrrd", ct), true)
+    for height in (85.0, 100.0):  # slice 17 for who counts by 5 mm, at 100 mm for who measures; near slice 15 and on 17
+        cut = sitk.GetImageFromArray(np.ones((1, *ct.shape[1:]), np.uint8))
+        cut.SetSpacing((*ct.spacing[::-1], 5.0))
+        cut.SetOrigin(tuple(ct.positions[0] + (0, 0, height)))
+        write_image(cut, tmp_path / "cut.nrrd")
+        with pytest.raises(CaseError, match="whose gaps are uneven"):
+            read_label(tmp_path / "cut.nrrd", ct)
     cut = sitk.GetImageFromArray(np.ones((2, *ct.shape[1:]), np.uint8))
     cut.SetSpacing((*ct.spacing[::-1], 5.0))
     cut.SetOrigin(tuple(ct.positions[14]))  # where the gap is 8 mm
