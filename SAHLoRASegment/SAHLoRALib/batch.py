@@ -6,7 +6,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -273,7 +273,7 @@ def folder_names(scans: Sequence[ScanInput], output: Path, events: Events) -> li
         name = unique_name(scan.name, taken)
         corrected = []
         while not _is_free(output / name, scan.path):
-            corrected += [name] if _is_corrected(output / name) else []
+            corrected += [name] if _is_corrected(output / name, result_report(output / name) or {}) else []
             taken.add(name.lower())
             name = unique_name(scan.name, taken)
         if corrected:
@@ -297,16 +297,15 @@ def _is_free(folder: Path, scan: Path) -> bool:
     if report is None:
         return not any((folder / name).exists() for name in _OURS)
     if PLACE in report:
-        return bool(report[PLACE] == place_digest(scan)) and not _is_corrected(folder)
-    source = Path(
-        str(report.get("source", ""))
-    )  # of an older version, which wrote the path as it was typed: from another folder it means another scan
+        return bool(report[PLACE] == place_digest(scan)) and not _is_corrected(folder, report)
+    # Of an older version, which wrote the path as it was typed: from another folder it means another scan.
+    source = Path(str(report.get("source", "")))
     return source.is_absolute() and source.resolve() == scan.resolve()
 
 
-def _is_corrected(folder: Path) -> bool:
-    """Whether a mask in a folder of results is not the one that was written there."""
-    written = (result_report(folder) or {}).get(MASK_DIGEST)
+def _is_corrected(folder: Path, report: Mapping[str, Any]) -> bool:
+    """Whether a mask in a folder of results is not the one that its report was written with."""
+    written = report.get(MASK_DIGEST)
     masks = [folder / name for name in _OURS if name.startswith("mask.")]
     return written is not None and any(_file_digest(mask) != written for mask in masks if mask.is_file())
 

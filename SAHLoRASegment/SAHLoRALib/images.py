@@ -185,29 +185,7 @@ def _pick_segments(segments: Sequence[tuple[str, int, int]], wanted: str | None,
 
 def _place(array: np.ndarray, storage: Storage, ct: CTVolume, path: Path) -> np.ndarray:
     """Put a canonical label array where it belongs on the scan's grid."""
-    grid = ct.storage
-    to_index = np.linalg.inv(grid.steps)  # mm → (slice, row, column)
-    exact = (storage.first - grid.first) @ to_index
-    if not (np.abs(exact) < 1e6).all():  # NaN too
-        raise CaseError(f"{path} does not lie on the grid of the scan {ct.source}: give the mask that was drawn on this very scan.")
-    start = np.round(exact).astype(int)
-    # A file on the mean step of uneven slices counts them; one on another step was cut out by where they truly lie.
-    if ct.uneven and len(array) != len(ct.hu) and np.abs((storage.steps[0] - grid.steps[0]) @ to_index).max() > 0.02:
-        exact = start = _place_among_slices(storage, len(array), ct, path)
-    elif array.shape == ct.shape and start.any() and np.abs(exact - start).max() <= 0.25:
-        off = " × ".join(str(n) for n in start)
-        raise CaseError(
-            f"{path} has the size of the scan {ct.source} but lies {off} voxels (slices, rows, columns) off it: give the mask that was drawn on this "
-            "very scan, or put the mask's origin right."
-        )
-    last = np.array(array.shape) - 1
-    far = (storage.first + last @ storage.steps - grid.first) @ to_index
-    if exact is not start and max(np.abs(exact - start).max(), np.abs(far - (start + last)).max()) > 0.25:
-        # With tilt or uneven gaps programs choose different single steps for the slices; the slices themselves are the same.
-        same = array.shape == ct.shape and np.abs(exact).max() < 0.5 and (ct.uneven or ct.tilt_degrees != 0.0)
-        if not same:
-            raise CaseError(f"{path} does not lie on the grid of the scan {ct.source}: give the mask that was drawn on this very scan.")
-        start = np.zeros(3, int)
+    start = _start(array.shape, storage, ct, path)
     result = np.zeros(ct.shape, bool)
     begin = np.maximum(start, 0)
     end = np.minimum(start + array.shape, ct.shape)
@@ -219,7 +197,35 @@ def _place(array: np.ndarray, storage: Storage, ct: CTVolume, path: Path) -> np.
     return result
 
 
-def _place_among_slices(storage: Storage, count: int, ct: CTVolume, path: Path) -> np.ndarray:
+def _start(shape: tuple[int, ...], storage: Storage, ct: CTVolume, path: Path) -> np.ndarray:
+    """(3,) int: the scan's slice, row and column at which a label array of this shape begins (CaseError where it lies on none)."""
+    grid = ct.storage
+    to_index = np.linalg.inv(grid.steps)  # mm → (slice, row, column)
+    exact = (storage.first - grid.first) @ to_index
+    elsewhere = CaseError(f"{path} does not lie on the grid of the scan {ct.source}: give the mask that was drawn on this very scan.")
+    if not (np.abs(exact) < 1e6).all():  # NaN too
+        raise elsewhere
+    # A file on the mean step of uneven slices counts them; one on another step was cut out by where they truly lie.
+    if ct.uneven and shape[0] != len(ct.hu) and np.abs((storage.steps[0] - grid.steps[0]) @ to_index).max() > 0.02:
+        return _start_among_slices(storage, shape[0], ct, path)
+    start = np.round(exact).astype(int)
+    if shape == ct.shape and start.any() and np.abs(exact - start).max() <= 0.25:
+        off = " × ".join(str(n) for n in start)
+        raise CaseError(
+            f"{path} has the size of the scan {ct.source} but lies {off} voxels (slices, rows, columns) off it: give the mask that was drawn on this "
+            "very scan, or put the mask's origin right."
+        )
+    last = np.array(shape) - 1
+    far = (storage.first + last @ storage.steps - grid.first) @ to_index
+    if max(np.abs(exact - start).max(), np.abs(far - (start + last)).max()) <= 0.25:
+        return start
+    # With tilt or uneven gaps programs choose different single steps for the slices; the slices themselves are the same.
+    if shape == ct.shape and np.abs(exact).max() < 0.5 and (ct.uneven or ct.tilt_degrees != 0.0):
+        return np.zeros(3, int)
+    raise elsewhere
+
+
+def _start_among_slices(storage: Storage, count: int, ct: CTVolume, path: Path) -> np.ndarray:
     """(3,) int: where a mask of `count` slices begins in a scan with uneven gaps; each must lie on one of the scan's, in their order (CaseError)."""
     to_index = np.linalg.inv(ct.storage.steps)
     theirs = storage.first + np.arange(count)[:, None] * storage.steps[0]

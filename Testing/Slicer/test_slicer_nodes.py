@@ -69,13 +69,18 @@ def bend(volume: Any) -> None:
         for x, y in ((0, 0), (10, 0), (0, -10), (10, -10)):
             points[0].InsertNextPoint(12 - x, -34 + y, 56 + 5 * k)
             points[1].InsertNextPoint(12 - x, -34 + y, 56 + 5 * k + (4.0 if k > 2 else 0.0))
+    put_under_spline(volume, *points)
+
+
+def put_under_spline(node: Any, source: Any, target: Any) -> None:
+    """A transform above the node that brings one set of points to the other."""
     spline = vtk.vtkThinPlateSplineTransform()
     spline.SetBasisToR()
-    spline.SetSourceLandmarks(points[0])
-    spline.SetTargetLandmarks(points[1])
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", "bend")
-    node.SetAndObserveTransformToParent(spline)
-    volume.SetAndObserveTransformNodeID(node.GetID())
+    spline.SetSourceLandmarks(source)
+    spline.SetTargetLandmarks(target)
+    made = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", "spline")
+    made.SetAndObserveTransformToParent(spline)
+    node.SetAndObserveTransformNodeID(made.GetID())
 
 
 @pytest.mark.parametrize("grid", GRIDS)
@@ -240,13 +245,7 @@ def bow(node: Any) -> None:
         for x, y in ((-20, -60), (40, -60), (-20, -10), (40, -10)):
             points[0].InsertNextPoint(x, y, 56 + z)
             points[1].InsertNextPoint(x + 0.01 * max(z, 0) ** 2, y, 56 + z)
-    spline = vtk.vtkThinPlateSplineTransform()
-    spline.SetBasisToR()
-    spline.SetSourceLandmarks(points[0])
-    spline.SetTargetLandmarks(points[1])
-    made = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", "bow")
-    made.SetAndObserveTransformToParent(spline)
-    node.SetAndObserveTransformNodeID(made.GetID())
+    put_under_spline(node, *points)
 
 
 @pytest.mark.parametrize("grid, turn", [("axial", 0.0), ("oblique", 0.0), ("axial", 45.0)])
