@@ -273,7 +273,8 @@ def folder_names(scans: Sequence[ScanInput], output: Path, events: Events) -> li
         name = unique_name(scan.name, taken)
         corrected = []
         while not _is_free(output / name, scan.path):
-            corrected += [name] if _is_corrected(output / name, result_report(output / name) or {}) else []
+            report = result_report(output / name) or {}
+            corrected += [name] if report.get(PLACE) == place_digest(scan.path) and _is_corrected(output / name, report) else []
             taken.add(name.lower())
             name = unique_name(scan.name, taken)
         if corrected:

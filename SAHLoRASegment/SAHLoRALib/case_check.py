@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -54,13 +54,17 @@ def check_cases(table: CaseTable, events: Events, against: CaseTable | None = No
     Problems: a missing or unreadable file, a scan that is not a head CT, a mask on another grid or with several labels, an empty mask that is
     not announced, the same scan twice, one patient in two splits or also in `against`, or written in two ways. Raises Cancelled between two cases.
     """
+    return _checked(table, events, against, _other_scans(against, events), one or check_case)
+
+
+def _checked(table: CaseTable, events: Events, against: CaseTable | None, elsewhere: Mapping[str, str], one: Callable[[Case], Finding]) -> list[Finding]:
+    """`check_cases`, with the scans of the other table as `_other_scans` gives them."""
     findings: list[Finding] = []
     seen: dict[str, str] = {}
-    elsewhere = _other_scans(against, events)
     shared = {plain_name(case.patient) for case in against or ()}
     splits = _splits(table)
     spelt: dict[str, str] = {}
-    for done, (case, finding) in enumerate(zip(table, in_order(one or check_case, table), strict=True)):
+    for done, (case, finding) in enumerate(zip(table, in_order(one, table), strict=True)):
         events.check_cancel()
         events.progress("Checking cases", done, len(table), case.case)
         problems = list(finding.problems)
@@ -90,7 +94,8 @@ def check_training(table: CaseTable, events: Events, against: CaseTable | None =
     scan with the others. against: a table of validation cases.
     """
     kept, tests = table.parted()
-    findings = [*check_cases(kept, events, against), *(Finding(name, "", problems=(problem,)) for name, problem in table.incomplete)]
+    judges = _other_scans(against, events)
+    findings = [*_checked(kept, events, against, judges, check_case), *(Finding(name, "", problems=(problem,)) for name, problem in table.incomplete)]
     elsewhere, patients = _other_scans(tests, events), {plain_name(case.patient) for case in tests}
     for n, finding in enumerate(findings):
         problems = list(finding.problems)
@@ -100,8 +105,9 @@ def check_training(table: CaseTable, events: Events, against: CaseTable | None =
             problems.append(f"Patient {finding.patient} is in several splits (test, too): keep all scans of a patient in one.")
         findings[n] = replace(finding, problems=tuple(problems))
     if against is not None and len(tests):
-        judges, scans = {plain_name(case.patient) for case in against}, set(_other_scans(against, events)) & set(elsewhere)
-        both = {case.case: case for case in tests if plain_name(case.patient) in judges} | {elsewhere[d]: tests[elsewhere[d]] for d in scans}
+        chosen_on = {plain_name(case.patient) for case in against}
+        both = {case.case: case for case in tests if plain_name(case.patient) in chosen_on}
+        both |= {elsewhere[digest]: tests[elsewhere[digest]] for digest in judges.keys() & elsewhere.keys()}
         said = "It is of the split test, and the patient or the scan is in the validation table too: what is chosen on it is no test of it."
         findings += [Finding(case.case, case.patient, problems=(said,)) for case in both.values()]
     return findings

@@ -150,6 +150,11 @@ def test_a_corrected_mask_stays_and_that_is_told(segmenter: Segmenter, tmp_path:
     assert mask.read_bytes() == bytes_ and (tmp_path / "out" / "a_2" / "mask.nii.gz").is_file()
     assert sorted(p.name for p in (tmp_path / "out").iterdir() if p.is_dir()) == ["a", "a_2"]
     assert [row["folder"] for row in summary(tmp_path / "out")] == ["a", "a_2"]
+    another = save_scan(tmp_path / "another" / "a.nrrd", BLEED)
+    events = Watch()
+    segment_batch(segmenter, find_inputs([another]), Outputs(tmp_path / "out", "nii.gz"), events)
+    assert mask.read_bytes() == bytes_ and (tmp_path / "out" / "a_3" / "mask.nii.gz").is_file()
+    assert not any("was changed" in str(e.get("message")) for e in events.seen), "the mask of another scan is spoken of as this one's"
 
 
 def test_a_mask_that_was_saved_in_another_format_beside_the_first_stays_too(segmenter: Segmenter, tmp_path: Path) -> None:
