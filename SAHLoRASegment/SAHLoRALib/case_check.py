@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -54,14 +54,38 @@ def check_cases(table: CaseTable, events: Events, against: CaseTable | None = No
     Problems: a missing or unreadable file, a scan that is not a head CT, a mask on another grid or with several labels, an empty mask that is
     not announced, the same scan twice, one patient in two splits or also in `against`, or written in two ways. Raises Cancelled between two cases.
     """
-    return _checked(table, events, against, _other_scans(against, events), one or check_case)
+    others = [Finding(case.case, case.patient, digest=digest) for case, digest in _other_scans(against, events)]
+    return _checked(table, events, others, one or check_case)
 
 
-def _checked(table: CaseTable, events: Events, against: CaseTable | None, elsewhere: Mapping[str, str], one: Callable[[Case], Finding]) -> list[Finding]:
-    """`check_cases`, with the scans of the other table as `_other_scans` gives them."""
+def check_training(table: CaseTable, events: Events, against: Sequence[Finding] = ()) -> list[Finding]:
+    """`check_cases` of all that is trained on. Cases of the split test need not be there nor be annotated yet; they must only share no patient and no
+    scan with the others. against: the findings of the validation cases.
+    """
+    kept, tests = table.parted()
+    findings = [*_checked(kept, events, against, check_case), *(Finding(name, "", problems=(problem,)) for name, problem in table.incomplete)]
+    elsewhere = {digest: case.case for case, digest in _other_scans(tests, events) if digest}
+    patients = {plain_name(case.patient) for case in tests}
+    for n, finding in enumerate(findings):
+        problems = list(finding.problems)
+        if finding.digest in elsewhere:
+            problems.append(f"It is the same scan as case {elsewhere[finding.digest]} of the split test: remove one of the two.")
+        if finding.patient and plain_name(finding.patient) in patients:
+            problems.append(f"Patient {finding.patient} is in several splits (test, too): keep all scans of a patient in one.")
+        findings[n] = replace(finding, problems=tuple(problems))
+    chosen_on = {plain_name(judge.patient) for judge in against if judge.patient}
+    both = {case.case: case for case in tests if plain_name(case.patient) in chosen_on}
+    both |= {name: tests[name] for name in (elsewhere.get(judge.digest) for judge in against) if name is not None}
+    said = "It is of the split test, and the patient or the scan is in the validation table too: what is chosen on it is no test of it."
+    return findings + [Finding(case.case, case.patient, problems=(said,)) for case in both.values()]
+
+
+def _checked(table: CaseTable, events: Events, others: Sequence[Finding], one: Callable[[Case], Finding]) -> list[Finding]:
+    """`check_cases`; others: patients and digests of the other table's cases."""
     findings: list[Finding] = []
     seen: dict[str, str] = {}
-    shared = {plain_name(case.patient) for case in against or ()}
+    elsewhere = {other.digest: other.case for other in others if other.digest}
+    shared = {plain_name(other.patient) for other in others if other.patient}
     splits = _splits(table)
     spelt: dict[str, str] = {}
     for done, (case, finding) in enumerate(zip(table, in_order(one, table), strict=True)):
@@ -87,30 +111,6 @@ def _checked(table: CaseTable, events: Events, against: CaseTable | None, elsewh
         findings.append(replace(finding, problems=tuple(problems)))
     events.progress("Checking cases", len(table), len(table))
     return findings + [Finding(name, "", problems=(problem,)) for name, problem in table.incomplete]
-
-
-def check_training(table: CaseTable, events: Events, against: CaseTable | None = None) -> list[Finding]:
-    """`check_cases` of all that is trained on. Cases of the split test need not be there nor be annotated yet; they must only share no patient and no
-    scan with the others. against: a table of validation cases.
-    """
-    kept, tests = table.parted()
-    judges = _other_scans(against, events)
-    findings = [*_checked(kept, events, against, judges, check_case), *(Finding(name, "", problems=(problem,)) for name, problem in table.incomplete)]
-    elsewhere, patients = _other_scans(tests, events), {plain_name(case.patient) for case in tests}
-    for n, finding in enumerate(findings):
-        problems = list(finding.problems)
-        if finding.digest in elsewhere:
-            problems.append(f"It is the same scan as case {elsewhere[finding.digest]} of the split test: remove one of the two.")
-        if finding.patient and plain_name(finding.patient) in patients:
-            problems.append(f"Patient {finding.patient} is in several splits (test, too): keep all scans of a patient in one.")
-        findings[n] = replace(finding, problems=tuple(problems))
-    if against is not None and len(tests):
-        chosen_on = {plain_name(case.patient) for case in against}
-        both = {case.case: case for case in tests if plain_name(case.patient) in chosen_on}
-        both |= {elsewhere[digest]: tests[elsewhere[digest]] for digest in judges.keys() & elsewhere.keys()}
-        said = "It is of the split test, and the patient or the scan is in the validation table too: what is chosen on it is no test of it."
-        findings += [Finding(case.case, case.patient, problems=(said,)) for case in both.values()]
-    return findings
 
 
 def plain_name(patient: str) -> str:
@@ -230,15 +230,12 @@ def _splits(table: CaseTable) -> dict[str, set[str]]:
     return splits
 
 
-def _other_scans(table: CaseTable | None, events: Events) -> dict[str, str]:
-    """Digest → case of the other table; scans that cannot be read are that table's problem."""
-    digests: dict[str, str] = {}
+def _other_scans(table: CaseTable | None, events: Events) -> Iterator[tuple[Case, str]]:
+    """The cases of another table and their scans' digests, empty for scans that cannot be read: they are that table's problem."""
     for done, (case, digest) in enumerate(zip(table or (), in_order(_digest, table or ()), strict=True)):
         events.check_cancel()
         events.progress("Reading the other table", done, len(table or ()), case.case)
-        if digest:
-            digests[digest] = case.case
-    return digests
+        yield case, digest
 
 
 def _digest(case: Case) -> str:

@@ -171,6 +171,21 @@ def test_validation_cases_that_choose_nothing_or_are_for_the_test_are_refused(tm
     assert "is no test of it" in train(marked[:5], rows[4].replace("p03", "q"))
 
 
+def test_every_scan_is_read_once_before_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from SAHLoRALib.cases import Case
+    from SAHLoRALib.commands.fitting import chosen_cases
+    from SAHLoRALib.commands.train import Arguments
+
+    cases, other = save_cohort(tmp_path / "cases", (3, 4, 5, 6)), save_cohort(tmp_path / "other", (7, 8), ("v0", "v1"))
+    lines = zip(cases.read_text(encoding="utf-8").splitlines(), ("split", "", "", "", "test"), strict=True)
+    cases.write_text("".join(f"{line},{mark}\n" for line, mark in lines), encoding="utf-8")
+    read: list[Path] = []
+    whole = Case.read_ct
+    monkeypatch.setattr(Case, "read_ct", lambda case, *given, **more: (read.append(case.image), whole(case, *given, **more))[1])
+    chosen_cases(Arguments(cases=cases, name="x", validation=other), Events())
+    assert len(read) == len(set(read)) == 6
+
+
 def test_test_cases_are_kept_out_and_validation_cases_follow_the_table(cohort: Path) -> None:
     from SAHLoRALib.commands.fitting import chosen_cases
     from SAHLoRALib.commands.train import Arguments

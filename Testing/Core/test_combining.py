@@ -148,6 +148,18 @@ def test_the_command_chooses_the_threshold_on_validation_cases(base, tmp_path, m
     assert "validation Dice" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("marks", "left_out"), [(("", "test", ""), "1 cases of the split test"), (("train", "val", "val"), "not of the split val")])
+def test_only_validation_cases_of_a_table_choose_the_threshold(marks, left_out, base, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SAHLORA_MODELS", str(base.path.parent))
+    trained(base, "one", 1, method="cp-lora", rank=2)
+    table = save_cohort(tmp_path / "cases", (5, 7, 6), ("v0", "v1", "v2"))
+    lines = zip(table.read_text(encoding="utf-8").splitlines(), ("split", *marks), strict=True)
+    table.write_text("".join(f"{line},{mark}\n" for line, mark in lines), encoding="utf-8")
+    assert main(["combine", "one=0.5", "--name", "half", "--validation", str(table)]) == 0
+    assert read_info(base.path.with_name("half.safetensors")).training["threshold_chosen"]["cases"] == 2
+    assert left_out in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [

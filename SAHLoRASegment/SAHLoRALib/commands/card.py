@@ -8,7 +8,7 @@ from pathlib import Path
 import tyro
 
 from ..events import Events
-from .common import Common
+from .common import Common, validation_cases
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ def run(arguments: Arguments, events: Events) -> int:
                 f"The threshold of {info.name} stays, as the model came along: copy {info.path} into a folder of yours and name the copy."
             )
         events.log(f"{info.name} came along, so its file stays as it is; the card goes to {path}.")
-    validation = CaseTable.read(arguments.validation) if arguments.validation else None
+    validation = validation_cases(arguments.validation, events) if arguments.validation else None
     clean = {_title(scan): read_ct(scan) for scan in arguments.clean}
     if len(clean) < len(arguments.clean):
         raise ConfigError("Two of the clean scans have the same name; put one into a folder or a file of another name.")

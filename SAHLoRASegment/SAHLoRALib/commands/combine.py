@@ -10,7 +10,7 @@ import tyro
 
 from ..errors import ConfigError
 from ..events import Events
-from .common import Common
+from .common import Common, validation_cases
 
 if TYPE_CHECKING:
     from ..catalogue import Catalogue
@@ -71,10 +71,9 @@ def run(arguments: Arguments, events: Events) -> int:
     }
     metrics: dict[str, Any] = {}
     if arguments.validation is not None:
-        from ..cases import CaseTable
         from ..combining import judge
 
-        cases = CaseTable.read(arguments.validation, arguments.segment)
+        cases = validation_cases(arguments.validation, events, arguments.segment)
         score, training["threshold_chosen"] = judge(found, base, cases, events)
         threshold, metrics["validation"] = score.threshold, score.as_dict()
     lesions = {str(part.adapter.training.get("lesion")) for part in parts}

@@ -11,7 +11,7 @@ import tyro
 
 from ..errors import CaseError, ConfigError
 from ..events import Events
-from .common import Common
+from .common import Common, validation_cases
 
 if TYPE_CHECKING:
     from ..cases import CaseTable
@@ -115,22 +115,16 @@ def chosen_cases(arguments: TrainingArguments, events: Events) -> tuple[CaseTabl
     from ..folds import split_validation
 
     table = CaseTable.read(arguments.cases, arguments.segment)
-    other = CaseTable.read(arguments.validation, arguments.segment) if arguments.validation else None
     share = arguments.validation_share
     if share is not None and not 0.0 <= share <= 0.5:
         raise ConfigError(f"validation_share must lie between 0 and 0.5, not at {share:g}.")
-    if other is not None and share:
+    if arguments.validation is not None and share:
         raise ConfigError("Give either a validation table or a validation_share, not both.")
     for warning in table.warnings:
         events.log(warning, "warning")
-    if other is not None:
-        other, kept_out = other.parted()
-        if len(kept_out):
-            events.log(f"{arguments.validation}: {len(kept_out)} cases of the split test choose nothing and are left out.", "warning")
-        if len(other) == 0:
-            raise CaseError(f"All cases of {arguments.validation} are test cases; there is none to choose weights and threshold on.")
-    findings = check_training(table, events, other)
-    judged = other.check(events) if other is not None else ()
+    other = validation_cases(arguments.validation, events, arguments.segment) if arguments.validation else None
+    judged = other.check(events) if other is not None else []
+    findings = check_training(table, events, judged)
     require_usable([*findings, *judged])
     usable, _ = table.parted()
     if len(usable) == 0:
