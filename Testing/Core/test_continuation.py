@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,14 +19,25 @@ SIZES = (2, 3, 4, 5, 6, 7)
 Capture = pytest.CaptureFixture[str]
 
 
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a base and the adapter "first" of rank 2 in models, its cases, and its run in runs/first."""
+    folder = tmp_path_factory.mktemp("once")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAHLORA_MODELS", str(folder / "models"))
+        patch.chdir(folder)
+        save_tiny_base(folder / "models")
+        save_cohort(folder / "cases", SIZES)
+        assert train("first", "--base", "tiny", "--adapter.rank", "2") == 0
+    return folder
+
+
 @pytest.fixture
-def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's model folder, with a base and the adapter "first" of rank 2, whose run lies in runs/first of the working folder."""
+def models(tmp_path: Path, trained_once: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's model folder, a copy of `trained_once` in the working folder."""
+    shutil.copytree(trained_once, tmp_path, dirs_exist_ok=True)
     monkeypatch.setenv("SAHLORA_MODELS", str(tmp_path / "models"))
     monkeypatch.chdir(tmp_path)
-    save_tiny_base(tmp_path / "models")
-    save_cohort(tmp_path / "cases", SIZES)
-    assert train("first", "--base", "tiny", "--adapter.rank", "2") == 0
     return tmp_path / "models"
 
 
