@@ -10,7 +10,8 @@
 # step on an NVIDIA H100, seven minutes in all; on two cores fifteen hours, reckoned from 1.7 s for a step of 16 slices. Stopped at step 5500 it had a
 # validation Dice of 0.67 where the base of then had 0.61, but drew 6.9 mL of false blood into the one real scan (0.2 mL), so it was left.
 # Without BASE=new the whole takes some three and a half hours on two cores, reckoned (a step of an adapter 1.4 to 2.2 s; on a processor without AVX-512
-# 4.4 s, and six and a half hours). The same seeds give the same cases but for single voxels at an edge (on a third machine one mask of 30 was 0.003 mL larger); weights and figures differ a little too.
+# 4.4 s, and six and a half hours). The same seeds give the same cases but for single voxels at an edge (on a third machine one mask of 30 was 0.003 mL
+# larger); weights and figures differ a little too.
 set -eu
 fail() { echo "$1" >&2; exit 2; }
 [ -n "${HEADS:-}" ] || fail "HEADS is not set: name the folder of the label maps that the heads are made from, such as make models HEADS=heads."
