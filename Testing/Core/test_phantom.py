@@ -12,7 +12,8 @@ import SimpleITK as sitk
 import torch
 from SAHLoRALib.ct import list_series, read_ct, read_label
 from SAHLoRALib.errors import ConfigError, ScanError
-from SAHLoRALib.phantom import PhantomConfig, ScannerConfig, anatomy, heads_in, icbm_head, lesions, load_head, make_case, make_cohort
+from SAHLoRALib.phantom import PhantomConfig, ScannerConfig, anatomy, heads_in, lesions, load_head, make_case, make_cohort
+from SAHLoRALib.phantom.cohort import head_of
 from SAHLoRALib.phantom.fields import distance_to, smooth_noise, warp
 from SAHLoRALib.phantom.lesions import Bleeding
 from SAHLoRALib.phantom.scanner import Pose, acquire, draw_pose, draw_scanner
@@ -24,7 +25,7 @@ SMALL = ScannerConfig(matrix=96, gaps_mm=(12.0,) * 11, thickness_mm=4.0, noise_h
 
 @pytest.fixture(scope="module")
 def head():
-    return icbm_head()
+    return head_of(None)  # which make_cohort keeps in memory, too
 
 
 @pytest.fixture(scope="module")
