@@ -64,7 +64,8 @@ adapt() {
         --learning-rate "$rate" --steps "$steps" --steps-per-epoch "$EVERY" --draw-by case --loss dice+ce --crop 176 160 --augmentation.strength 0.6 \
         --augmentation.geometry 1.5 --ema 0.995 --patience 0 --seed "$seed" --threads 1
 }
-# Of all-conv-lora two stages, the second on new patients, the TBI ones on heads made other people's: it halves the false blood.
+# Of all-conv-lora two stages, the second on new patients, the TBI ones on heads made other people's: on the 64 validation cases it draws a fifth less
+# false blood in the mean (2.0 to 1.6 mL) at a Dice of 0.72 either way.
 all_conv_lora() {
     about="convLoRA adapter of rank 32 for haemorrhage of any kind, traumatic or aneurysmal, trained on synthetic head CT."
     EVERY=1300
@@ -83,7 +84,8 @@ adapt models asah-cp-lora asah-train/cases.csv asah-validation/cases.csv subarac
     --adapter.method cp-lora --adapter.rank 64 --adapter.norm frozen --adapter.strength 1
 wait $first
 
-# NAME …: figures on heads that no training and no choice has seen. Thresholds are chosen on the validation heads, on masks as segmenting gives them.
+# NAME …: figures on heads that no training has seen and no weights and thresholds were chosen on. These cases are the same for every version of the models
+# and were looked at after each. Thresholds are chosen on the validation heads, on masks as segmenting gives them.
 card() {
     model=$1 commands=commands.txt
     shift
