@@ -178,6 +178,11 @@ class Segmenter:
         events.progress("Segmenting", 0.0, 1.0, "finding the skull")
         warnings = list(ct.warnings)
         head = head_window(ct)
+        if head.noisy:
+            warnings.append(
+                f"The slices are noisier ({head.noise_hu:.0f} HU) than what the models have seen, so they were smoothed: small bleeds may be missed. "
+                "Take a reconstruction with thicker slices or a softer kernel if there is one."
+            )
         inside = intracranial(ct)
         if not inside.any():
             inside = np.ones(ct.shape, bool)

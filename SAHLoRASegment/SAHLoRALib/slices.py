@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from .errors import ConfigError
-from .skull import block_factors, head_body, intracranial
+from .noise import NOISY_HU, noise_hu, smoothed
+from .skull import block_factors, block_mean, head_body, intracranial
 from .volume import AIR_HU, CTVolume
 
 __all__ = [
@@ -73,11 +74,19 @@ class PixelGrid:
 
 @dataclass(frozen=True)
 class HeadWindow:
-    """Where the head is. rows, columns: start and stop in the scan. slices: indices of the slices that hold some of it."""
+    """Where the head is, and how noisy. rows, columns: start and stop in the scan. slices: indices of the slices that hold some of it. noise_hu: see
+    `noise.noise_hu`.
+    """
 
     rows: tuple[int, int]
     columns: tuple[int, int]
     slices: tuple[int, ...]
+    noise_hu: float = 0.0
+
+    @property
+    def noisy(self) -> bool:
+        """Noisier than what the models have seen; then the slices are smoothed before they are resampled."""
+        return self.noise_hu > NOISY_HU
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -112,7 +121,15 @@ def head_window(ct: CTVolume, margin_mm: float = 10.0) -> HeadWindow:
         margin = round(margin_mm / s)
         box.append((max(0, int(hit[0]) * step - margin), min(n, (int(hit[-1]) + 1) * step + margin)))
     held = np.flatnonzero(area_cm2 > 3.0)
-    return HeadWindow(box[0], box[1], tuple(int(k) for k in (held if len(held) else range(len(ct.hu)))))
+    window = HeadWindow(box[0], box[1], tuple(int(k) for k in (held if len(held) else range(len(ct.hu)))))
+    return replace(window, noise_hu=_noise(ct, window))
+
+
+def _noise(ct: CTVolume, head: HeadWindow) -> float:
+    """Of some slices in the middle of the head, as the network sees them but for the last fraction of a pixel."""
+    middle = sorted({head.slices[int(share * len(head.slices))] for share in (0.3, 0.4, 0.5, 0.6, 0.7)})
+    hu = _slabs(ct, middle, head) if _is_thin(ct) else head.crop(ct.hu[middle])
+    return noise_hu(np.stack([block_mean(plane, block_factors(ct, 1.0)) for plane in hu]))
 
 
 def brain_window(ct: CTVolume, inside: np.ndarray, head: HeadWindow, margin_mm: float = 28.0) -> HeadWindow:
@@ -129,7 +146,7 @@ def brain_window(ct: CTVolume, inside: np.ndarray, head: HeadWindow, margin_mm: 
         box.append((max(bounds[0], int(hit[0]) - margin), min(bounds[1], int(hit[-1]) + 1 + margin)))
     if any(start >= stop for start, stop in box):
         return head
-    return HeadWindow(box[0], box[1], tuple(k for k in head.slices if inside[k].any()))
+    return HeadWindow(box[0], box[1], tuple(k for k in head.slices if inside[k].any()), head.noise_hu)
 
 
 def network_size(ct: CTVolume, grid: PixelGrid, head: HeadWindow) -> tuple[int, int]:
@@ -141,11 +158,13 @@ def network_size(ct: CTVolume, grid: PixelGrid, head: HeadWindow) -> tuple[int, 
 def to_network(ct: CTVolume, grid: PixelGrid, slices: Slices = None, head: HeadWindow | None = None) -> Tensor:
     """Slices of a scan on the network's pixels: (n, 1, H, W) float32, HU between -1024 and 3071.
 
-    In-plane, anti-aliased; padded with air on the right and at the bottom to `grid.multiple`; of thin slices the mean of a slab around each. head:
-    `head_window(ct)`, made here if not given.
+    In-plane, anti-aliased; padded with air on the right and at the bottom to `grid.multiple`; of thin slices the mean of a slab around each, and
+    noisy ones smoothed. head: `head_window(ct)`, made here if not given.
     """
     head = head or head_window(ct)
     hu = _slabs(ct, slices, head) if _is_thin(ct) else head.crop(ct.hu[_index(slices)])
+    if head.noisy:
+        hu = smoothed(hu.clip(AIR_HU, METAL_HU), ct.spacing, head.noise_hu)
     return _resample_in(hu, ct, grid, head, low=AIR_HU, high=METAL_HU)
 
 
