@@ -24,6 +24,9 @@ _SPINE = ("spine", "cervical", "wirbel", "hws")
 #: Words that make a series a second choice, and the points that they cost.
 _PENALTIES = {
     **dict.fromkeys(("bone", "knochen", "face", "facial", "lung", "thorax", "chest", "perfusion", "ctp", "mip", "minip", "vrt"), 60.0),
+    # maps and mixtures that are computed from two scans or two energies, and what other programs found in a scan
+    **dict.fromkeys(("subtract", "iodine", "vnc", "virtual", "rho", "zeff", "z-eff", "effective z", "mono", "kev", "overlay", "map"), 60.0),
+    **dict.fromkeys(("rapid", "result", "summary", "aspects"), 60.0),
     **dict.fromkeys(("sinus", "orbit", "neck", "temporal bone", "petrous"), 50.0),
     **dict.fromkeys(("sharp", "angio", "cta", "ctv"), 40.0),
     **dict.fromkeys(("mpr", "reformat", "3d"), 30.0),
@@ -37,6 +40,9 @@ _LOW_DOSE = re.compile(r"\b(?:ultra ?)?(?:low|reduced)[ -]?dose")
 _HINTS = ("brain", "head", "soft", "std", "stnd", "standard", "routine", "cerebr", "cran", "hirn", "kopf", "schaedel", "schädel", "nativ", "plain")
 #: Sharp reconstruction kernels: GE's names, Siemens' B, H, J, Hr … of 50 and more, Canon's FC30s, FC50s and FC80s, Philips' D, E, L, YB to YE.
 _SHARP_KERNEL = re.compile(r"bone|edge|lung|sharp|detail|^[bhj][a-z]?[5-9]\d|^fc(3\d|5\d|8\d)|^(d|e|l|y[b-e])$", re.IGNORECASE)
+
+#: A head is some 150 mm high; between two parts of one lies at most a thick slice and a gap.
+_WHOLE_HEAD_MM, _APART_MM = 130.0, 20.0
 
 _DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
 
@@ -129,7 +135,8 @@ def choose_series(folder: Path | str, wanted: str | None = None) -> tuple[Series
     elif patients > 1:
         told.append(f"The headers name {patients} patients in one examination, and one series is segmented; give each patient a folder of its own.")
     if len(found) > 1:
-        others = "; ".join(f"{s.title} ({s.slices} slices: {s.reason})" for s in found[1:5])
+        likely = {s.uid: "; by its header as likely: name it if it is the one" for s in usable if s.score == best.score}
+        others = "; ".join(f"{s.title} ({s.slices} slices: {s.reason}{likely.get(s.uid, '')})" for s in found[1:5])
         more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
         told.append(f"{len(found)} series found, {best.title} chosen ({best.slices} slices: {best.reason}); not {others}{more}.")
     told += [*_enhanced_warning(best), *_rest_of(best, found)]
@@ -163,7 +170,9 @@ def _enhanced_warning(series: SeriesInfo) -> tuple[str, ...]:
 
 
 def _rest_of(chosen: SeriesInfo, found: list[SeriesInfo]) -> tuple[str, ...]:
-    """A warning where the series goes on above or below with other pixels or another orientation, so that a part of the head is left out."""
+    """A warning where the head goes on above or below in other slices, so that a part of it is left out: slices of the series that have other pixels
+    or another orientation, or a series of the same kind (a head in two parts, thin slices at the base and thick ones above).
+    """
     normal = chosen.headers[0].normal()
     if normal is None:
         return ()
@@ -172,15 +181,31 @@ def _rest_of(chosen: SeriesInfo, found: list[SeriesInfo]) -> tuple[str, ...]:
         return ()
     for other in found:
         theirs = heights(other.headers, normal)
-        if other is chosen or other.uid != chosen.uid or other.orientation != chosen.orientation or len(theirs) < 3:
+        if other is chosen or other.orientation != chosen.orientation or len(theirs) < 3:
             continue
         shared = min(max(own), max(theirs)) - max(min(own), min(theirs))
-        if shared < 0.2 * (max(theirs) - min(theirs)):
+        if shared >= 0.2 * (max(theirs) - min(theirs)):
+            continue
+        if other.uid == chosen.uid:
             return (
                 f"{chosen.title} goes on with {len(theirs)} slices of another pixel size, matrix or orientation: only the {len(own)} slices of one "
                 "kind are segmented, and what the others show is not counted.",
             )
+        if _of_one_head(chosen, other) and shared > -_APART_MM:
+            side = "above" if max(theirs) > max(own) else "below"
+            return (
+                f"{chosen.title} seems to be one part of a head whose other part is {other.title} ({len(theirs)} slices {side} it): only the one is "
+                "segmented, and what the other shows is not counted; segment it by its name too.",
+            )
     return ()
+
+
+def _of_one_head(chosen: SeriesInfo, other: SeriesInfo) -> bool:
+    """Whether two series may be two parts of one plain scan: neither is more than the half of a head, and they were taken and computed alike."""
+    alike = all(chosen.headers[0].text(name) == other.headers[0].text(name) for name in ("study", "patient", "kernel"))
+    spans = [_span(list(series.headers)) for series in (chosen, other)]
+    fit = other.usable and min(chosen.score, other.score) >= 0 and chosen.enhanced == other.enhanced
+    return alike and fit and max(spans) < _WHOLE_HEAD_MM
 
 
 def _lost_files(there: list[Path], files: list[Path]) -> list[Path]:
@@ -235,7 +260,7 @@ def _describe(headers: list[Header], damaged: tuple[Path, ...]) -> SeriesInfo:
         good.append(f"{thickness:g} mm thick")
     elif thickness > 0:
         bad.append(f"only {thickness:g} mm thick")
-    if any(word in f"{text} {first.text('protocol').lower()}" for word in _HINTS):
+    if any(word in f"{text} {first.text('protocol').lower()}" for word in _HINTS) or says_native(words):
         score += 15
     for word in _said(_PENALTIES, text):
         score -= _PENALTIES[word]

@@ -14,6 +14,7 @@ _NATIVE = re.compile(
 #: An agent that is left when denials are taken out, vessels and phases that are not to be had without one, a rate of injection.
 _ENHANCED = re.compile(
     r"(?<!\w)(?:contr(?:ast|aste|asto|ste)\w*|kontrast\w*|km|enhanced|ce|cect|mdc|inject\w*|injekt\w*|postcontrast|ven(?:ous|ös|oes)\w*|arteri(?:al|ell)\w*"
+    r"|(?:veno|arterio|angio)gra\w*"
     r"|delayed|cow|willis|\d+ ?cc)(?!\w)"
     r"|(?<!\w)(?:with|w|w/|m\.|mit|avec|con) ?(?:iv|i\.v\.?|c)(?!\w)(?! ?-? ?(?:spine|collar))|(?<!\w)(?:i\.v\.|iv ?\+|c ?\+)"
     r"|\+ ?c(?!\w)(?! ?-? ?(?:spine|collar))"

@@ -12,6 +12,7 @@ import pytest
 import SimpleITK as sitk
 from pydicom.dataset import Dataset
 from SAHLoRALib.ct import list_series, mask_image, read_ct
+from SAHLoRALib.dicom import choose_series
 from SAHLoRALib.errors import ScanError
 from small_heads import head_hu, points_of, tilted_axes, write_series
 
@@ -324,6 +325,46 @@ def test_the_native_series_is_chosen_before_one_with_contrast_agent(tmp_path: Pa
     found = _two(tmp_path, native, enhanced)
     assert found[0].number == 1, [(s.title, s.score, s.reason) for s in found]
     assert found[1].enhanced
+
+
+@pytest.mark.parametrize("name", ["CT Plain", "w/o contrast 5.0"])
+@pytest.mark.parametrize(
+    "derived",
+    [
+        "Head Subtraction",
+        "Head CT Venogram",
+        "Monoenergetic 40 keV head",
+        "Stroke RAPID head results",
+        "Rho/Z Head",
+        "Head VNC 5.0",
+        "Brain Iodine Overlay",
+    ],
+)
+def test_maps_and_what_other_programs_computed_do_not_win_by_their_number_of_slices(tmp_path: Path, name: str, derived: str) -> None:
+    found = _two(tmp_path, {"SeriesDescription": name}, {"SeriesDescription": derived}, 22, 28)
+    assert found[0].number == 1, [(s.title, s.score, s.reason) for s in found]
+    assert found[1].enhanced == ("Venogram" in derived)
+
+
+def test_a_series_that_is_as_likely_as_the_chosen_one_is_told(tmp_path: Path) -> None:
+    _two(tmp_path, {"SeriesDescription": "Head 80kV"}, {"SeriesDescription": "Head 5.0"}, 28, 22)
+    assert any("series 1" in w.split(" chosen")[0] and "as likely: name it if it is the one" in w for w in read_ct(tmp_path).warnings)
+    assert not any("as likely" in w for w in read_ct(tmp_path / "a").warnings)
+
+
+@pytest.mark.parametrize("kernel", [{}, {"ConvolutionKernel": "H31s"}])
+def test_a_head_in_two_series_one_above_the_other_says_that_a_part_is_left_out(tmp_path: Path, kernel: dict) -> None:
+    low, high = np.arange(-60.0, -7.9, 4.0), np.arange(-2.0, 62.0, 7.0)
+    write_series(tmp_path / "a", low, SeriesNumber=2, SeriesDescription="Head base 4mm", SliceThickness=4, **kernel)
+    write_series(tmp_path / "b", high, SeriesNumber=3, SeriesDescription="Head vertex 7mm", SliceThickness=7, **kernel)
+    for number, other in (("2", "above"), ("3", "below")):
+        told = choose_series(tmp_path, number)[1]
+        assert any("one part of a head" in w and f"slices {other} it" in w for w in told), told
+    write_series(tmp_path / "c", low, SeriesNumber=4, SeriesDescription="Head base", ConvolutionKernel="H70h")
+    write_series(tmp_path / "d", np.arange(-60.0, 62.0, 5.0), SeriesNumber=5, SeriesDescription="Head", **kernel)
+    write_series(tmp_path / "e", np.arange(-160.0, -61.0, 5.0), SeriesNumber=6, SeriesDescription="Neck", **kernel)
+    for number in ("4", "5", "6"):
+        assert not any("one part" in w for w in choose_series(tmp_path, number)[1]), number
 
 
 def test_few_thick_slices_are_better_than_an_angiogram(tmp_path: Path) -> None:
