@@ -1,7 +1,8 @@
-"""Property tests take the time they need: a slow or busy machine must not make one fail. And what several tests of training start from."""
+"""Property tests take the time they need: a slow or busy machine must not make one fail. And what tests of training and of cases start from."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,3 +34,11 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from small_training import base_model
 
     return base_model(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Path:
+    """a and b: scans with masks, c: a scan without haemorrhage."""
+    from small_cases import save_cases
+
+    return save_cases(tmp_path)
