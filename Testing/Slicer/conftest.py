@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,19 @@ sys.path[:0] = [str(HERE), str(MODULE.parent)]
 HAS_SLICER = all(importlib.util.find_spec(name) for name in ("slicer_core", "PySide6"))
 if not HAS_SLICER:
     collect_ignore = sorted(path.name for path in HERE.glob("test_slicer_*.py"))
+
+
+@pytest.fixture(scope="session")
+def temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("temporary")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folders_of_jobs_lie_apart(temporary_folder: Path) -> Iterator[None]:
+    """Jobs of these tests make their folders in one of this process's own: what is left there was left here, not by tests side by side."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(temporary_folder))
+        yield
 
 
 @pytest.fixture(scope="session")
