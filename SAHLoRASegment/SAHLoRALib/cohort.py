@@ -16,7 +16,7 @@ from .cases import CaseTable
 from .ct import CTVolume
 from .errors import CaseError
 from .events import Events
-from .provenance import table_digest
+from .provenance import SCAN_DIGITS, table_digest
 from .samples import CachedCase, SliceCache
 from .slices import PixelGrid
 from .weights import ModelInfo
@@ -61,6 +61,12 @@ def case_digests(table: CaseTable, findings: Iterable[Finding]) -> dict[str, str
     """Case → digest of its scan's voxels and of its mask's as they lie on the scan. findings: of a check that found no problem with these cases."""
     told = {finding.case: f"{finding.digest} {finding.ml:.6g} {finding.mask_digest}" for finding in findings if finding.ml is not None}
     return {case.case: hashlib.sha256(str(told.get(case.case)).encode()).hexdigest() for case in table}
+
+
+def scan_digests(table: CaseTable, findings: Iterable[Finding]) -> dict[str, str]:
+    """Case → the first digits of the digest of its scan's voxels, whatever its mask: by them a scan is known again under other names."""
+    told = {finding.case: finding.digest[:SCAN_DIGITS] for finding in findings}
+    return {case.case: told[case.case] for case in table}
 
 
 def chosen_on(table: CaseTable, findings: Iterable[Finding]) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 The adapter itself has learnt from all cases of its training. So each fold of the new cross-validation starts from the adapter that the former
 cross-validation made for that very fold, and the folds are kept: no patient changes sides. The patients who chose a fold's weights and threshold
 choose them again, with some of the new ones, as the fold's adapter has learnt from all others. Only the last training, on all cases, starts from the
-adapter itself. Where the former run's folder is not at hand the folds start from the base, and the user is told so.
+adapter itself. Where the former run's folder is not at hand the folds start from the base, and the user is told so. The same goes for a fold whose
+adapter has used a scan that is to be tested, as it may when cases or patients were given other names or were put together in between.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+from .cases import CaseTable
 from .errors import DAMAGED, ConfigError, ModelError
 from .events import Events
 from .folds import Folds
@@ -29,13 +32,15 @@ FOLD_RUNS = "fold_runs"
 @dataclass(frozen=True)
 class Continuation:
     """adapter: what the training on all cases starts from. starts: fold → adapter that has not seen the fold's patients; empty where the folds start
-    from the base. folds: of the former run, None where it is not known.
+    from the base. folds: of the former run, None where it is not known. held: fold → validation cases of its adapter; empty where one is not known.
+    scans: fold → digests of the scans that its adapter has used; a fold is missing where an older version made it.
     """
 
     adapter: ModelInfo
     starts: Mapping[int, ModelInfo] = field(default_factory=dict)
     folds: Folds | None = None
     held: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    scans: Mapping[int, frozenset[str]] = field(default_factory=dict)
 
     def keep_folds(self, path: Path) -> None:
         """Write the former folds to `path`, or hold the folds that are there against them. Raises ConfigError where a patient would change sides."""
@@ -59,6 +64,27 @@ class Continuation:
             "leave --folds out."
         )
 
+    def without_known(self, folds: Folds, table: CaseTable, scans: Mapping[str, str], events: Events) -> Continuation:
+        """The same, but from the base for each fold whose adapter has used a scan that the fold tests, which is told. scans: case → digest."""
+        if self.starts.keys() - self.scans.keys():
+            events.log(
+                f"The former run of {self.adapter.name}, of an earlier version, does not tell which scans it has used: whether a fold's adapter "
+                "knows a case that is to be tested can be looked at by name only, not by scan.",
+                "warning",
+            )
+        tested = {fold: {scans[case.case] for case in table.of_patients(folds.test_patients(fold))} for fold in self.scans}
+        known = {fold: both for fold, used in self.scans.items() if (both := used & tested[fold])}
+        if not known:
+            return self
+        shown, count = ", ".join(str(fold + 1) for fold in sorted(known)), sum(len(both) for both in known.values())
+        events.log(
+            f"{count} cases are to be tested whose scans the training of {self.adapter.name} has used in the same fold, under other names of cases "
+            f"or patients, so these folds start from the base: {shown}.",
+            "warning",
+        )
+        starts = {fold: start for fold, start in self.starts.items() if fold not in known}
+        return replace(self, starts=starts, held={fold: names for fold, names in self.held.items() if fold not in known})
+
 
 def continue_from(adapter: ModelInfo, folder: Path, events: Events, *, named: bool = False) -> Continuation:
     """Look for the adapters of the former folds in `folder`, the run folder of the adapter's training.
@@ -67,7 +93,8 @@ def continue_from(adapter: ModelInfo, folder: Path, events: Events, *, named: bo
     """
     starts, why = _fold_adapters(adapter, folder)
     if not why and (folder / FOLDS).is_file():
-        return Continuation(adapter, starts, Folds.read(folder / FOLDS), _validation_cases(starts))
+        told = {fold: _result(info) for fold, info in starts.items()}
+        return Continuation(adapter, starts, Folds.read(folder / FOLDS), _validation_cases(told), _scans(told))
     why = why or f"{folder} holds no {FOLDS}"
     if named:
         raise ConfigError(f"The folds cannot go on from the training of {adapter.name}: {why}. Name its run folder, or leave it out.")
@@ -96,13 +123,22 @@ def _fold_adapters(adapter: ModelInfo, folder: Path) -> tuple[dict[int, ModelInf
     return starts, ""
 
 
-def _validation_cases(starts: Mapping[int, ModelInfo]) -> dict[int, tuple[str, ...]]:
-    """fold → validation cases, from the results beside the adapters; nothing where one does not tell them."""
-    held = {}
-    for fold, info in starts.items():
-        try:
-            told = json.loads(info.path.with_name(RESULT).read_text(encoding="utf-8"))["validated_on"]
-            held[fold] = tuple(str(name) for name in told)
-        except (OSError, *DAMAGED):
-            return {}
-    return held
+def _result(adapter: ModelInfo) -> dict[str, Any]:
+    """What the result beside a fold's adapter says; nothing where it cannot be read."""
+    try:
+        return dict(json.loads(adapter.path.with_name(RESULT).read_text(encoding="utf-8")))
+    except (OSError, *DAMAGED):
+        return {}
+
+
+def _validation_cases(results: Mapping[int, Mapping[str, Any]]) -> dict[int, tuple[str, ...]]:
+    """fold → validation cases; nothing where one result does not tell them."""
+    told = {fold: result.get("validated_on") for fold, result in results.items()}
+    held = {fold: tuple(str(name) for name in names) for fold, names in told.items() if isinstance(names, list)}
+    return held if len(held) == len(told) else {}
+
+
+def _scans(results: Mapping[int, Mapping[str, Any]]) -> dict[int, frozenset[str]]:
+    """fold → digests of the scans that were used, of the folds whose results tell them."""
+    told = {fold: result.get("scans") for fold, result in results.items()}
+    return {fold: frozenset(str(scan) for scan in scans) for fold, scans in told.items() if isinstance(scans, list)}

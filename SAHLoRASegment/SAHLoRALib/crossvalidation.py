@@ -24,7 +24,7 @@ from typing import Any
 from .batch import Within
 from .case_check import Finding, check_training, patient_volumes, require_usable
 from .cases import VALIDATION_SPLITS, CaseTable
-from .cohort import Cohort, case_digests
+from .cohort import Cohort, case_digests, scan_digests
 from .continuation import FOLD_RUNS, FOLDS, RUNS, Continuation
 from .device import choose_compute
 from .errors import CaseError, SAHLoRAError
@@ -59,11 +59,12 @@ _TOLD = ("dice", "soft_dice", "precision", "recall", "hd95_mm", "surface_dice", 
 
 @dataclass(frozen=True)
 class Usable:
-    """Checked cases: table; volumes: patient → annotated mL; digests: case → digest of its voxels."""
+    """Checked cases: table; volumes: patient → annotated mL; digests: case → digest of its voxels; scans: the same of its scan alone, in short."""
 
     table: CaseTable
     volumes: dict[str, float]
     digests: dict[str, str]
+    scans: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def usable_cases(table: CaseTable, events: Events) -> Usable:
     volumes = patient_volumes(kept, findings)
     if not any(ml > 0 for ml in volumes.values()):
         raise CaseError("No case of the table has haemorrhage, so there is nothing to learn; check the masks and the chosen segment.")
-    return Usable(kept, volumes, case_digests(kept, findings))
+    return Usable(kept, volumes, case_digests(kept, findings), scan_digests(kept, findings))
 
 
 def hold_out(volumes: Mapping[str, float], share: float, seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -135,6 +136,7 @@ def plan_folds(
     start from.
     """
     starts = going_on.starts if going_on else {}
+    before = going_on.scans if going_on else {}
     runs = []
     patients = set(usable.volumes)
     for fold in range(folds.count):
@@ -144,7 +146,10 @@ def plan_folds(
         sides = (learning, held, folds.test_patients(fold, patients))
         parts = [tuple(case.case for case in usable.table.of_patients(side)) for side in sides]
         digest = run_digest(config, base, parts, usable.digests, starts.get(fold))
-        runs.append(Run(method, rank, label, fold, config, parts[0], parts[1], parts[2], digest))
+        scans = None
+        if fold not in starts or fold in before:
+            scans = tuple(sorted({usable.scans[name] for name in parts[0] + parts[1]} | (before[fold] if fold in starts else set())))
+        runs.append(Run(method, rank, label, fold, config, parts[0], parts[1], parts[2], digest, scans=scans))
     return runs
 
 
@@ -178,10 +183,11 @@ def cross_validate(
     """
     group = group or Group()
     config = effective(config, cohort.base)
-    starts = going_on.starts if going_on else {}
     if going_on:
         going_on.keep_folds(output / FOLDS)
     folds = folds_for(output / FOLDS, usable.volumes, count, seed)
+    going_on = going_on.without_known(folds, usable.table, usable.scans, events) if going_on else None
+    starts = going_on.starts if going_on else {}
     method, rank, label = method_of(config)
     runs = plan_folds(config, usable, folds, cohort.base, method=method, rank=rank, label=label, validation=validation, seed=seed, going_on=going_on)
     results = []

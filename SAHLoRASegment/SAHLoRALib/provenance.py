@@ -11,6 +11,8 @@ from pathlib import Path
 
 from . import __version__
 
+#: Of the digest of a scan's voxels, where a result or a header tells which scans were used.
+SCAN_DIGITS = 8
 _ROOT = Path(__file__).resolve().parents[2]
 
 

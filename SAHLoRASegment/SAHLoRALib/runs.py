@@ -61,7 +61,7 @@ class Run:
     method: an adapter method, a fine-tuning strategy, "scratch", or ZERO_SHOT for the base as it is. rank: of the adapter, 0 where there is none.
     label: for people and tables; runs of one label are the folds of one method. fold: from 0, None without folds. config: of ZERO_SHOT only device
     and precision count. training, validation, test: names of cases; of ZERO_SHOT, validation cases choose the threshold, and without any it is the
-    base's. digest: see `run_digest`.
+    base's. digest: see `run_digest`. scans: what `RunResult` keeps of them.
     variant: settings and label of its own, named in the study's file.
     """
 
@@ -75,6 +75,7 @@ class Run:
     test: tuple[str, ...]
     digest: str
     variant: bool = False
+    scans: tuple[str, ...] | None = None
 
     @property
     def trains(self) -> bool:
@@ -97,7 +98,8 @@ class RunResult:
     """What came out. rows: `case_metrics` of every test case, with case, patient and site. trainable: how many numbers learnt. file_bytes: of the
     model that a user would need beside the base. seconds: of training; predict_seconds: of segmenting all test cases. peak_memory_mb: of the process
     while it trained, its libraries and cached slices included. best_step: whose weights were kept; best_epoch: the same in epochs. validated_on: the
-    names of the validation cases, None where an older version wrote the result.
+    names of the validation cases, None where an older version wrote the result. scans: digests of the scans that were learnt from or chose weights
+    and threshold, also in the trainings that this one went on from, so that they are known again under other names; None where they are not known.
     """
 
     digest: str
@@ -116,6 +118,7 @@ class RunResult:
     threshold: float = 0.5
     validation: dict[str, Any] | None = None
     validated_on: list[str] | None = None
+    scans: list[str] | None = None
     history: list[dict[str, Any]] | None = None
     computing: str = ""
     date: str = ""
@@ -182,7 +185,8 @@ def execute(
         return done
     number, total = place
     events.check_cancel()
-    result = RunResult(run.digest, run.label, run.fold, [], validated_on=list(run.validation))
+    scans = None if run.scans is None else list(run.scans)
+    result = RunResult(run.digest, run.label, run.fold, [], validated_on=list(run.validation), scans=scans)
     if not run.trains:
         if cohort.base is None:
             raise ConfigError("There is no base whose predictions could be measured without fine-tuning; name one.")

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from SAHLoRALib.cases import CaseTable
 from SAHLoRALib.cli import main
-from SAHLoRALib.crossvalidation import FOLDS, RUNS
+from SAHLoRALib.continuation import Continuation, continue_from
+from SAHLoRALib.crossvalidation import FOLDS, RUNS, plan_folds, usable_cases
+from SAHLoRALib.events import Events
 from SAHLoRALib.folds import Folds
-from SAHLoRALib.runs import MODEL, RESULT
+from SAHLoRALib.runs import MODEL, RESULT, Run
 from SAHLoRALib.weights import load_adapted, read_info
-from tiny_cohort import flags, save_cohort, save_tiny_base
+from tiny_cohort import CancelAfter, flags, quick, save_cohort, save_tiny_base
 
 SIZES = (2, 3, 4, 5, 6, 7)
 Capture = pytest.CaptureFixture[str]
@@ -90,6 +95,78 @@ def test_a_fold_is_chosen_on_the_patients_that_chose_it_before_never_on_those_it
         result.write_text(json.dumps(content))
     assert train("third", "--continue-from", "first") == 0
     assert "may have learnt" in capsys.readouterr().err
+
+
+def renamed(*changes: tuple[str, str]) -> None:
+    """Other names in the table of cases; the scans stay where they are."""
+    table = Path("cases/cases.csv")
+    text = table.read_text(encoding="utf-8")
+    for old, new in changes:
+        text = re.sub(old, new, text)
+    table.write_text(text, encoding="utf-8")
+
+
+def run_results(name: str) -> list[dict[str, Any]]:
+    return [json.loads(adapter.with_name(RESULT).read_text(encoding="utf-8")) for adapter in fold_adapters(name)]
+
+
+def planned() -> tuple[Continuation, list[Run], str]:
+    """What the folds would start from with the table as it is, their runs, and what is told."""
+    going_on = continue_from(read_info(Path("models/first.safetensors")), Path("runs/first"), Events())
+    usable = usable_cases(CaseTable.read("cases"), Events())
+    assert going_on.folds is not None
+    folds = going_on.folds.with_patients(usable.volumes)
+    going_on = going_on.without_known(folds, usable.table, usable.scans, events := CancelAfter())
+    runs = plan_folds(quick(), usable, folds, None, method="m", rank=2, label="m", validation=0.3, seed=0, going_on=going_on)
+    return going_on, runs, " ".join(told["message"] for told in events.of("log"))
+
+
+def test_no_fold_goes_on_from_an_adapter_that_knows_its_test_scans_under_other_names(models: Path, capsys: Capture) -> None:
+    assert sorted(planned()[0].starts) == [0, 1, 2] and not planned()[2]
+    renamed((r"(?m)^a(\d+),", r"case-\1,"), (r"\bp(\d+),", r"s\1,"))
+    assert train("second", "--continue-from", "first") == 0
+    every = set(range(len(SIZES)))
+    tested, before = ([{int(row["case"][-2:]) for row in result["rows"]} for result in run_results(name)] for name in ("second", "first"))
+    known = [now & (every - then) for now, then in zip(tested, before, strict=True)]
+    assert (
+        any(known)
+        and not all(known)
+        and [bool(both) for both in known] == ["continued_from" not in read_info(path).training for path in fold_adapters("second")]
+    )
+    said, folds = capsys.readouterr().err, ", ".join(str(n + 1) for n, both in enumerate(known) if both)
+    assert f"{sum(map(len, known))} cases are to be tested" in said and f"start from the base: {folds}." in said
+    for result in run_results("second"):
+        assert all(re.fullmatch("[0-9a-f]{8}", scan) for scan in result["scans"])  # no names
+
+
+def test_patients_who_were_put_together_are_tested_by_a_fold_that_knows_none_of_their_scans(models: Path) -> None:
+    folds = Folds.read(Path("runs/first", FOLDS)).folds
+    other = next(patient for patient, fold in folds.items() if fold != folds["p00"])
+    renamed((rf"\b{other},", "p00,"))
+    going_on, _, told = planned()
+    assert set(going_on.starts) == {0, 1, 2} - {folds["p00"]} == set(going_on.held) and "1 cases are to be tested" in told
+
+
+def test_a_scan_that_has_left_the_table_is_still_known_to_the_folds_that_used_it(models: Path) -> None:
+    save_cohort(Path("cases"), (*SIZES, 3, 8))
+    _, runs, _ = planned()
+    renamed((r"(?m)^a01,.*\n", ""))
+    going_on, fewer, _ = planned()
+    for run, less in zip(runs, fewer, strict=True):
+        assert run.scans == less.scans and len(run.scans or ()) == len(run.training + run.validation) and less.fold in going_on.starts
+
+
+def test_a_former_run_that_does_not_tell_its_scans_is_looked_at_by_name_and_that_is_told(models: Path, capsys: Capture) -> None:
+    for adapter in fold_adapters("first"):
+        content = json.loads(adapter.with_name(RESULT).read_text(encoding="utf-8"))
+        del content["scans"]
+        adapter.with_name(RESULT).write_text(json.dumps(content), encoding="utf-8")
+    written = [adapter.stat().st_mtime_ns for adapter in fold_adapters("first")]
+    assert train("first", "--base", "tiny", "--adapter.rank", "2") == 0 and "finished already" in capsys.readouterr().err
+    assert [adapter.stat().st_mtime_ns for adapter in fold_adapters("first")] == written
+    going_on, runs, told = planned()
+    assert sorted(going_on.starts) == [0, 1, 2] and told.count("by name only, not by scan") == 1
+    assert [run.scans for run in runs] == [None] * 3  # theirs would not be the whole
 
 
 def test_training_starts_from_the_adapters_weights(models: Path, capsys: Capture) -> None:
