@@ -149,7 +149,9 @@ def plan_folds(
         scans = None
         if fold not in starts or fold in before:
             scans = tuple(sorted({usable.scans[name] for name in parts[0] + parts[1]} | (before[fold] if fold in starts else set())))
-        runs.append(Run(method, rank, label, fold, config, parts[0], parts[1], parts[2], digest, scans=scans))
+        start = starts.get(fold) or (None if config.strategy == "scratch" else base)
+        fallback = start.threshold if start else 0.5
+        runs.append(Run(method, rank, label, fold, config, parts[0], parts[1], parts[2], digest, scans=scans, fallback=fallback))
     return runs
 
 

@@ -62,7 +62,8 @@ class Run:
     label: for people and tables; runs of one label are the folds of one method. fold: from 0, None without folds. config: of ZERO_SHOT only device
     and precision count. training, validation, test: names of cases; of ZERO_SHOT, validation cases choose the threshold, and without any it is the
     base's. digest: see `run_digest`. scans: what `RunResult` keeps of them.
-    variant: settings and label of its own, named in the study's file.
+    variant: settings and label of its own, named in the study's file. fallback: the threshold where none is chosen, of the base or of the adapter
+    that is gone on from, which is no part of their digests; a run that fell back on another is not finished. None where one is always chosen.
     """
 
     method: str
@@ -76,6 +77,7 @@ class Run:
     digest: str
     variant: bool = False
     scans: tuple[str, ...] | None = None
+    fallback: float | None = None
 
     @property
     def trains(self) -> bool:
@@ -155,7 +157,9 @@ def finished(run: Run, folder: Path) -> RunResult | None:
         if content.pop("format") != FORMAT or content["digest"] != run.digest or content.pop("complete") is not True:
             return None
         content["rows"] = [{k: math.nan if v is None else v for k, v in row.items()} for row in content["rows"]]
-        return replace(RunResult(**content), label=run.label)
+        result = replace(RunResult(**content), label=run.label)
+        chosen = result.validation is not None and result.threshold == result.validation.get("threshold")
+        return result if chosen or run.fallback in (None, result.threshold) else None
     return None
 
 
@@ -185,6 +189,13 @@ def execute(
         return done
     number, total = place
     events.check_cancel()
+    if group.leads:
+        if finished(replace(run, fallback=None), folder) is not None:
+            events.log(
+                f"{run.title} is done again: what it starts from has a threshold of {run.fallback:g} now, and had another one then.", "warning"
+            )
+        with contextlib.suppress(OSError):
+            (here / RESULT).unlink(missing_ok=True)  # what it tells of is written over from here on
     scans = None if run.scans is None else list(run.scans)
     result = RunResult(run.digest, run.label, run.fold, [], validated_on=list(run.validation), scans=scans)
     if not run.trains:
@@ -259,17 +270,17 @@ def _predict(run: Run, cohort: Cohort, info: ModelInfo, here: Path, events: Even
         name = run.test[number]
         events.check_cancel()
         events.progress("predicting", number, len(run.test), f"predicting {name}")
-        if _read_row(here, name, info.digest) is not None:
+        if _read_row(here, name, info) is not None:
             continue
         case = cohort.table[name]
         ct, reference = cohort.read(name)
         found = segmenter.segment(ct, Within(events, "predicting", number, 1, len(run.test), "predicting"), keep_probability=True)
         row = {**labels_of(case), **case_metrics(found.mask, found.probability, reference, ct)}
         write_segmentation(found.mask, ct, here / PREDICTIONS / f"{name}.nrrd")
-        write_text(_row_path(here, name), json.dumps({"model": info.digest, "row": _plain(row)}))
+        write_text(_row_path(here, name), json.dumps({"model": info.digest, "threshold": info.threshold, "row": _plain(row)}))
     events.progress("predicting", 1, 1)
     wait_for_all(group, run.config)
-    rows = [_read_row(here, name, info.digest) for name in run.test]
+    rows = [_read_row(here, name, info) for name in run.test]
     return [row for row in rows if row is not None]
 
 
@@ -277,11 +288,11 @@ def _row_path(here: Path, name: str) -> Path:
     return here / PREDICTIONS / f"{name}.json"
 
 
-def _read_row(here: Path, name: str, model: str) -> dict[str, Any] | None:
-    """The figures of a case, where they were measured with this very model and its mask is there."""
+def _read_row(here: Path, name: str, model: ModelInfo) -> dict[str, Any] | None:
+    """The figures of a case, where they were measured with this very model and threshold and its mask is there."""
     with contextlib.suppress(OSError, *DAMAGED):
         content = json.loads(_row_path(here, name).read_text(encoding="utf-8"))
-        if content["model"] == model and (here / PREDICTIONS / f"{name}.nrrd").is_file():
+        if (content["model"], content["threshold"]) == (model.digest, model.threshold) and (here / PREDICTIONS / f"{name}.nrrd").is_file():
             return dict(content["row"])
     return None
 

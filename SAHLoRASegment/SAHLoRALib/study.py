@@ -44,7 +44,7 @@ class StudyResult:
 
 @dataclass(frozen=True)
 class Work:
-    """All that runs need, and that a machine elsewhere can be told. digest: of the cases' voxels and the base."""
+    """All that runs need, and that a machine elsewhere can be told. digest: of the cases' voxels and the base, with the base's threshold."""
 
     table: CaseTable
     base: ModelInfo | None
@@ -84,7 +84,8 @@ def run_study(config: StudyConfig, events: Events, executor: Executor | None = N
         if group.leads:
             write_text(config.output / "study.json", _settings(config))
             write_text(config.output / MADE_OF, _made_of(usable, base, runs))
-        work = Work(usable.table, base, config.output / RUNS, config.training.memory_gb, run_digest(None, base, (usable.digests,), usable.digests))
+        digest = f"{run_digest(None, base, (usable.digests,), usable.digests)} {base.threshold if base else ''}"
+        work = Work(usable.table, base, config.output / RUNS, config.training.memory_gb, digest)
         before = {run.digest for run in runs if finished(run, work.folder) is not None}
         events.log(f"{len(runs)} runs on {len(usable.table)} cases of {len(usable.volumes)} patients; {len(before)} are finished already.")
         outcomes = (executor or in_this_process(group))(work, runs, events)
@@ -122,7 +123,7 @@ def plan_study(config: StudyConfig, usable: Usable, folds: Folds, base: ModelInf
         settings = effective(settings, base)
         if method == ZERO_SHOT:
             digest = run_digest(None, base, ((), (), everything), usable.digests)
-            runs.append(Run(method, rank, label, None, settings, (), (), everything, digest))
+            runs.append(Run(method, rank, label, None, settings, (), (), everything, digest, scans=(), fallback=base.threshold if base else None))
             if config.zero_shot_threshold and config.validation:
                 runs += _with_chosen_threshold(settings, config, usable, folds, base)
             continue
@@ -142,7 +143,13 @@ def _with_chosen_threshold(settings: TrainingConfig, config: StudyConfig, usable
     planned = plan_folds(
         settings, usable, folds, base, method=ZERO_SHOT, rank=0, label=ZERO_SHOT_CHOSEN, validation=config.validation, seed=config.training.seed
     )
-    return [replace(run, training=(), digest=run_digest(None, base, ((), run.validation, run.test), usable.digests)) for run in planned]
+    return [
+        replace(
+            run, training=(), digest=run_digest(None, base, ((), run.validation, run.test), usable.digests),
+            scans=tuple(sorted(usable.scans[name] for name in run.validation)), fallback=None,
+        )
+        for run in planned
+    ]  # fmt: skip
 
 
 def in_this_process(group: Group) -> Executor:

@@ -20,11 +20,12 @@ from SAHLoRALib.errors import Cancelled, ConfigError, ModelError, SAHLoRAError
 from SAHLoRALib.events import Events
 from SAHLoRALib.folds import Folds
 from SAHLoRALib.methods import default_rate
-from SAHLoRALib.runs import ZERO_SHOT_CHOSEN
+from SAHLoRALib.runs import ZERO_SHOT_CHOSEN, finished
 from SAHLoRALib.statistics import compare_paired
 from SAHLoRALib.strategies import STRATEGIES
 from SAHLoRALib.study import StudyResult, run_study
 from SAHLoRALib.study_config import PAPER, StudyConfig
+from SAHLoRALib.weights import read_info, record_metrics
 from tiny_cohort import QUICK, CancelAfter, flags, quick, save_cohort, save_tiny_base, whole_study
 from tiny_scans import CONFIG
 
@@ -207,6 +208,61 @@ def test_events_name_run_method_and_fold_and_the_progress_rises(tmp_path: Path) 
 def test_strata_follow_the_given_edges(tmp_path: Path) -> None:
     result = run_study(small(tmp_path, ("zero-shot",), edges=(12.0, 50.0)), Events())
     assert result.tables is not None and result.tables.strata() == ["< 12 mL", "12–50 mL", "≥ 50 mL"]
+
+
+class CancelAtCase(CancelAfter):
+    """Cancels when a case is predicted."""
+
+    def __init__(self, case: str) -> None:
+        super().__init__()
+        self._case = case
+
+    def _emit(self, event: str, **fields: Any) -> None:
+        super()._emit(event, **fields)
+        if f"predicting {self._case}" in str(fields.get("detail")):
+            self.cancel()
+
+
+def with_threshold(config: StudyConfig, threshold: float) -> None:
+    """Another threshold in the base's header, as `sahlora card --choose-threshold` writes it: the digest of the weights stays."""
+    record_metrics(replace(read_info(config.base), threshold=threshold), {})
+
+
+def test_what_was_measured_with_another_threshold_of_the_base_is_measured_again_and_nothing_else(tmp_path: Path) -> None:
+    config = small(tmp_path, ("zero-shot",))
+    before = run_study(config, Events())
+    with_threshold(config, 0.2)
+    again = run_study(config, events := CancelAfter())
+    assert again.skipped == 3  # a threshold of their own
+    assert {result.threshold for run, result in again.runs if run.label == "zero-shot"} == {0.2}
+    assert ["zero-shot is done again" in e["message"] for e in events.of("log") if e["level"] == "warning" and "done again" in e["message"]] == [True]
+    fresh = run_study(replace(config, output=tmp_path / "fresh"), Events())
+    same(fresh, again)
+    assert before.tables is not None and again.tables is not None and not before.tables.patients.equals(again.tables.patients)
+    assert run_study(config, Events()).skipped == 4
+
+
+def test_cases_of_an_unfinished_run_are_measured_again_with_another_threshold(tmp_path: Path) -> None:
+    config = small(tmp_path, ("zero-shot",), zero_shot_threshold=False)
+    with pytest.raises(Cancelled):
+        run_study(config, CancelAtCase("a02"))
+    assert list(config.output.glob("runs/zero-shot*/predictions/*.json"))
+    with_threshold(config, 0.2)
+    same(run_study(replace(config, output=tmp_path / "fresh"), Events()), run_study(config, Events()))
+
+
+def test_a_training_that_took_the_bases_threshold_is_done_again_when_that_is_another(tmp_path: Path) -> None:
+    config = small(tmp_path, ("head",), validation=0.0, folds=2)
+    run_study(config, Events())
+    assert run_study(config, Events()).skipped == 2
+    with_threshold(config, 0.2)
+    again = run_study(config, Events())
+    assert again.skipped == 0 and {result.threshold for _, result in again.runs} == {0.2}
+    for run, result in again.runs:  # one that validation chose does not depend on it
+        path = config.output / "runs" / run.name / "run.json"
+        told = json.loads(path.read_text(encoding="utf-8")) | {"threshold": 0.3, "validation": {"threshold": 0.3}}
+        path.write_text(json.dumps(told), encoding="utf-8")
+        assert finished(run, config.output / "runs") == replace(result, threshold=0.3, validation={"threshold": 0.3})
 
 
 # ── settings ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
