@@ -34,7 +34,7 @@ from .files import alone
 from .folds import Folds, folds_for, split_validation
 from .measured import CROSS_VALIDATION
 from .parallel import Group, process_group
-from .provenance import table_digest
+from .provenance import programs, table_digest
 from .runs import (
     PREDICTIONS,
     Run,
@@ -198,6 +198,7 @@ def cross_validate(
             place = (number, len(runs) + more)
             results.append(execute(run, cohort, output / RUNS, events, place=place, group=group, start=starts.get(number)))
     results = [relabelled(result, usable.table) for result in results]
+    tell_programs([result.program for result in results], events)
     evaluation = summarise([row for result in results for row in result.rows], edges=edges, resamples=resamples, seed=seed)
     if group.leads:
         evaluation.write(output)
@@ -296,6 +297,12 @@ def processes(config: TrainingConfig) -> Iterator[Group]:
     backend = "nccl" if choose_compute(config.device, "float32").device.type == "cuda" else "gloo"
     with process_group(backend) as group:
         yield group
+
+
+def tell_programs(names: Sequence[str], events: Events) -> None:
+    """That runs which are evaluated together are not of one program, where that is so. names: a program for each run."""
+    if len(set(names)) > 1:
+        events.log(f"The figures come from {programs(names)}; to have them of one, do the runs again in another folder.", "warning")
 
 
 def _tell_warnings(findings: Sequence[Finding], events: Events) -> None:

@@ -1,4 +1,6 @@
-"""What made a file: this program's version and, in a checkout, its commit; and digests of case tables. No names, so it may stand in any header."""
+"""What made a file: this program's version and, in a checkout, its commit, also where several did a part each; and digests of case tables. No names,
+so it may stand in any header.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +8,16 @@ import contextlib
 import functools
 import hashlib
 import subprocess
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from . import __version__
 
 #: Of the digest of a scan's voxels, where a result or a header tells which scans were used.
 SCAN_DIGITS = 8
+#: The program of a run whose result does not tell it.
+EARLIER = "an earlier version"
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -29,6 +34,15 @@ def program(root: Path = _ROOT) -> str:
         if commit:
             return f"{name} (commit {commit}{', changed' if changed else ''})"
     return name
+
+
+def programs(names: Iterable[str]) -> str:
+    """The programs that did some runs, in words: one as it is, several as "runs of 2 programs: …". names: a program for each run, empty of an earlier
+    version.
+    """
+    runs = Counter(name or EARLIER for name in names)
+    told = ", ".join(f"{name} did {count}" for name, count in runs.most_common())
+    return f"runs of {len(runs)} programs: {told}" if len(runs) > 1 else next(iter(runs), EARLIER)
 
 
 def table_digest(digests: Mapping[str, str]) -> str:

@@ -16,7 +16,7 @@ from . import __version__
 from .evaluation import Evaluation, fewer
 from .figures import curves, draw_study
 from .files import write_text
-from .provenance import program, table_digest
+from .provenance import program, programs, table_digest
 from .runs import PREDICTIONS, ZERO_SHOT, ZERO_SHOT_CHOSEN, Run, RunResult
 from .study_tables import Tables
 from .weights import ModelInfo
@@ -57,7 +57,7 @@ def write_study_report(
         "",
         f"- Cases: {len(usable.table)} scans of {len(usable.volumes)} patients, {bleeding} of them with haemorrhage ({_volumes(usable.volumes)}).",
         f"- Base: {_base(base)}.",
-        f"- Made of: cases with the digest `{table_digest(usable.digests)}`, by {program()}; digests of base and runs: [made_of.json](made_of.json).",
+        f"- {_made_of(usable, [result for _, result in done])}; digests of base and runs: [made_of.json](made_of.json).",
         f"- {folds.count} folds by patient, stratified by volume ([folds.json](folds.json)); {config.validation:.0%} of each fold's training "
         f"patients are held out for early stopping and the threshold. {_zero_shot(tables)}"
         "All figures are of out-of-fold predictions, made as `sahlora segment` makes them.",
@@ -112,6 +112,7 @@ def write_training_report(output: Path, info: ModelInfo, base: ModelInfo | None,
         f"- Model: `{info.path.name}` ({info.kind}), digest {info.digest[:16]}, threshold {info.threshold:g}. {info.description}".rstrip(),
         f"- Base: {_base(base)}.",
         f"- Cases: {len(usable.table)} scans of {len(usable.volumes)} patients, {bleeding} with haemorrhage ({_volumes(usable.volumes)}).",
+        f"- {_made_of(usable, [result for _, result in validated.runs])}.",
         f"- Training of a fold: {_training(validated.runs[0][0].config.as_dict())}. On all cases: {info.training.get('steps')} steps, as many passes "
         "over the cases as the folds' best weights had seen on average.",
         "",
@@ -248,6 +249,13 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
         return "| " + " | ".join(" ".join(str(cell).split()).replace("|", "\\|") for cell in cells) + " |"
 
     return [line(header), "|" + " --- |" * len(header), *(line(row) for row in rows)]
+
+
+def _made_of(usable: Usable, results: Sequence[RunResult]) -> str:
+    """The digest of the cases, and the programs that did the runs; what made the report where that is another."""
+    did = {result.program for result in results}
+    told = ("; " if len(did) > 1 else ", by ") + programs(result.program for result in results)
+    return f"Made of: cases with the digest `{table_digest(usable.digests)}`{told}" + (f"; this report by {program()}" if did != {program()} else "")
 
 
 def _base(base: ModelInfo | None) -> str:

@@ -36,6 +36,7 @@ from .events import Events
 from .files import replacing, sweep, write_text
 from .metrics import case_metrics
 from .parallel import Group
+from .provenance import program
 from .samples import SliceCache
 from .segmenter import SegmentConfig, Segmenter
 from .training import fit, save_model
@@ -102,6 +103,7 @@ class RunResult:
     while it trained, its libraries and cached slices included. best_step: whose weights were kept; best_epoch: the same in epochs. validated_on: the
     names of the validation cases, None where an older version wrote the result. scans: digests of the scans that were learnt from or chose weights
     and threshold, also in the trainings that this one went on from, so that they are known again under other names; None where they are not known.
+    program: what did it (`provenance.program`), empty where an older version did.
     """
 
     digest: str
@@ -125,6 +127,7 @@ class RunResult:
     computing: str = ""
     date: str = ""
     version: str = __version__
+    program: str = ""
 
 
 def effective(config: TrainingConfig, base: ModelInfo | None) -> TrainingConfig:
@@ -197,7 +200,7 @@ def execute(
         with contextlib.suppress(OSError):
             (here / RESULT).unlink(missing_ok=True)  # what it tells of is written over from here on
     scans = None if run.scans is None else list(run.scans)
-    result = RunResult(run.digest, run.label, run.fold, [], validated_on=list(run.validation), scans=scans)
+    result = RunResult(run.digest, run.label, run.fold, [], validated_on=list(run.validation), scans=scans, program=program())
     if not run.trains:
         if cohort.base is None:
             raise ConfigError("There is no base whose predictions could be measured without fine-tuning; name one.")

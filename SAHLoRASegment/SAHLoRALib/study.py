@@ -15,13 +15,13 @@ from .cases import CaseTable
 from .catalogue import Catalogue
 from .cohort import Cohort
 from .crashlog import in_words
-from .crossvalidation import FOLDS, RUNS, Usable, plan_folds, processes, usable_cases
+from .crossvalidation import FOLDS, RUNS, Usable, plan_folds, processes, tell_programs, usable_cases
 from .errors import Cancelled, ConfigError, OutputError, SAHLoRAError
 from .events import Events
 from .files import alone, write_text
 from .folds import Folds, folds_for
 from .parallel import Group
-from .provenance import program, table_digest
+from .provenance import EARLIER, program, table_digest
 from .runs import ZERO_SHOT, ZERO_SHOT_CHOSEN, Run, RunResult, effective, execute, finished, relabelled, run_digest, tidy
 from .study_config import StudyConfig
 from .study_tables import Tables, choose_reference, make_tables
@@ -83,16 +83,22 @@ def run_study(config: StudyConfig, events: Events, executor: Executor | None = N
         choose_reference(config.reference, runs)  # says at once what is not there
         if group.leads:
             write_text(config.output / "study.json", _settings(config))
-            write_text(config.output / MADE_OF, _made_of(usable, base, runs))
         digest = f"{run_digest(None, base, (usable.digests,), usable.digests)} {base.threshold if base else ''}"
         work = Work(usable.table, base, config.output / RUNS, config.training.memory_gb, digest)
-        before = {run.digest for run in runs if finished(run, work.folder) is not None}
+        before = [(run, known) for run in runs if (known := finished(run, work.folder)) is not None]
+        if group.leads:
+            write_text(config.output / MADE_OF, _made_of(usable, base, runs, before))
         events.log(f"{len(runs)} runs on {len(usable.table)} cases of {len(usable.volumes)} patients; {len(before)} are finished already.")
+        expected = [result.program for _, result in before] + [program()] * (len(runs) - len(before))
+        tell_programs(expected, events)
         outcomes = (executor or in_this_process(group))(work, runs, events)
         if not group.leads:
             return StudyResult(None, None, (), (), 0)
     done = tuple((run, relabelled(result, usable.table)) for run in runs if isinstance(result := outcomes[run.digest], RunResult))
     failed = tuple((run, reason) for run in runs if isinstance(reason := outcomes[run.digest], str))
+    write_text(config.output / MADE_OF, _made_of(usable, base, runs, done))
+    if {result.program for _, result in done} - set(expected):  # machines of a cluster with another one
+        tell_programs([result.program for _, result in done], events)
     tables = _tables(config, runs, done, base)
     if tables is None:
         return StudyResult(None, None, done, failed, len(before))
@@ -209,10 +215,13 @@ def _tables(config: StudyConfig, runs: Sequence[Run], done: Sequence[tuple[Run, 
     return make_tables(complete, base, edges=config.edges or None, reference=reference, resamples=config.resamples, seed=config.training.seed)
 
 
-def _made_of(usable: Usable, base: ModelInfo | None, runs: Sequence[Run]) -> str:
-    """What the tables come from: program, cases, base, and every run's folder with its digest."""
+def _made_of(usable: Usable, base: ModelInfo | None, runs: Sequence[Run], done: Sequence[tuple[Run, RunResult]]) -> str:
+    """What the tables come from: the program that makes them and those that did the runs which are done, cases, base, and every run's folder with its
+    digest.
+    """
     content = {
         "program": program(),
+        "programs": {run.name: result.program or EARLIER for run, result in done},
         "cases_digest": table_digest(usable.digests),
         "base": {"name": base.name, "digest": base.digest} if base else None,
         "runs": {run.name: run.digest for run in runs},

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from SAHLoRALib import __version__
 from SAHLoRALib.card import card_text
 from SAHLoRALib.cli import main
 from SAHLoRALib.provenance import program, table_digest
+from SAHLoRALib.study import StudyResult, run_study
 from SAHLoRALib.study_config import StudyConfig
 from SAHLoRALib.weights import read_info
-from tiny_cohort import flags, save_cohort, save_tiny_base
+from tiny_cohort import CancelAfter, flags, quick, save_cohort, save_tiny_base
 
 Capture = pytest.CaptureFixture[str]
 
@@ -74,6 +76,51 @@ def test_one_file_holds_pretraining_and_study(tmp_path: Path, capsys: Capture) -
     settings["pretraining"]["training"]["learning_rate"] = 0.5  # type: ignore[index]
     file.write_text(json.dumps(settings), encoding="utf-8")
     assert main(["study", "--file", str(file)]) == 2 and "another pre-training" in capsys.readouterr().err
+
+
+def test_a_study_whose_runs_are_of_several_programs_says_so(tmp_path: Path) -> None:
+    base = save_tiny_base(tmp_path)
+    config = StudyConfig(
+        save_cohort(tmp_path / "cases", (3, 5, 7, 4)), tmp_path / "study", str(base.path), ("zero-shot",), folds=2, resamples=50, training=quick()
+    )
+
+    def done() -> tuple[StudyResult, dict[str, Any], str, list[str]]:
+        result = run_study(config, events := CancelAfter())
+        made = json.loads((config.output / "made_of.json").read_text(encoding="utf-8"))
+        told = [e["message"] for e in events.of("log") if "programs" in e["message"]]
+        return result, made, (config.output / "report.md").read_text(encoding="utf-8"), told
+
+    result, made, report, told = done()
+    names = [run.name for run, _ in result.runs]
+    assert made["programs"] == dict.fromkeys(names, program()) and not told and f"`, by {program()}; digests" in report
+    for name, other in zip(names[:2], ("SAHLoRA 0.0.1 (commit 5b85c1e3a2f1)", None), strict=True):
+        path = config.output / "runs" / name / "run.json"
+        content = json.loads(path.read_text(encoding="utf-8"))
+        del content["program"]  # as an earlier version left it
+        path.write_text(json.dumps(content | ({"program": other} if other else {})), encoding="utf-8")
+    result, made, report, told = done()
+    assert result.skipped == 3 and list(made["programs"].values()) == ["SAHLoRA 0.0.1 (commit 5b85c1e3a2f1)", "an earlier version", program()]
+    line = f"runs of 3 programs: SAHLoRA 0.0.1 (commit 5b85c1e3a2f1) did 1, an earlier version did 1, {program()} did 1"
+    assert line in report and len(told) == 1 and line in told[0]
+    # What is still to be done counts as this program's, before it is done.
+    (config.output / "runs" / names[1] / "run.json").unlink()
+    result, made, _, told = done()
+    assert result.skipped == 2 and made["programs"][names[1]] == program() and len(told) == 1 and f"{program()} did 2" in told[0]
+
+
+def test_a_training_whose_folds_are_of_several_programs_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setenv("SAHLORA_MODELS", str(tmp_path / "models"))
+    save_tiny_base(tmp_path / "models")
+    cases, work = save_cohort(tmp_path / "cases", (3, 5, 7, 4)), tmp_path / "work"
+    given = ["train", str(cases), "--name", "mine", "--run", str(work), "--base", "tiny", "--folds", "2", *flags()]
+    assert main(given) == 0 and "programs" not in capsys.readouterr().err
+    assert f"`, by {program()}." in (work / "report.md").read_text(encoding="utf-8")
+    path = next(iter(work.glob("runs/*/run.json")))
+    path.write_text(path.read_text(encoding="utf-8").replace(program(), "SAHLoRA 0.0.1"), encoding="utf-8")
+    assert main(given) == 0
+    told = capsys.readouterr().err
+    assert "runs of 2 programs: " in told and "finished already" in told
+    assert "SAHLoRA 0.0.1 did 1" in (work / "report.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
