@@ -7,16 +7,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .case_check import require_usable
+from .case_check import require_usable, scan_digest
 from .cases import Case, CaseTable
-from .cohort import case_digests, chosen_on, no_blood
+from .cohort import case_digests, chosen_on, no_blood, scan_digests
 from .ct import CTVolume
 from .errors import CaseError, SAHLoRAError
 from .evaluation import Evaluation, fewer, labels_of, summarise
@@ -25,7 +25,7 @@ from .files import write_text
 from .findings import tidied
 from .measured import CLEAN_SCANS, HELD_OUT, clean_scans, cross_validated, held_out, with_clean_scans, with_held_out
 from .metrics import case_metrics, dice
-from .provenance import table_digest
+from .provenance import SCAN_DIGITS, TABLE, table_digest, used_scans, used_tables
 from .runs import load_segmenter
 from .segmenter import Segmenter
 from .slices import volume_ml
@@ -249,7 +249,8 @@ def make_card(
     validation: the cases that chose an adapter's threshold; the base is then measured again with a threshold chosen on them, so that what the
     adapter gains is not the threshold's. clean: title → scan without haemorrhage, in which all that is segmented is false. choose: the model's
     threshold is chosen anew on `validation` first, and written into its header. record: False leaves the file as it is.
-    Raises SAHLoRAError for an adapter without its base, CaseError, ModelError, OutputError, Cancelled.
+    Raises SAHLoRAError for an adapter without its base, CaseError (also for a case that the model or an adapter's base has used), ModelError,
+    OutputError, Cancelled.
     """
     from .weights import record_metrics
 
@@ -280,6 +281,9 @@ def make_card(
             threshold = chosen_threshold(segmenters["after"], validation, events)
             segmenters["after"] = _at(segmenters["after"], threshold)
             info = _with_threshold(info, threshold, chosen_on(validation, findings))
+    models = [info] if adapter is None else [info, whole]
+    for title, ct in (clean or {}).items():
+        _require_unseen(title, {title: scan_digest(ct)[:SCAN_DIGITS]}, "", models)
     held: dict[str, Any] = {}
     for title, whole_table in tables.items():
         learnt, tested = whole_table.parted()
@@ -290,7 +294,8 @@ def make_card(
             raise CaseError(f"{title}: patient {', '.join(both)} is in several splits; keep all scans of a patient in one.")
         if len(table) < len(whole_table):
             events.log(f"{title}: measured on the {len(table)} cases of the split test, not on the {len(whole_table) - len(table)} others.")
-        digest = {"cases_digest": table_digest(case_digests(table, findings))}
+        digest = {TABLE: table_digest(case_digests(table, findings))}
+        _require_unseen(title, scan_digests(table, findings), digest[TABLE], models)
         measured = {
             which: figures(measure(segmenter, table, events, f"{title}: {_WHICH[which]}")) for which, segmenter in {**segmenters, **chosen}.items()
         }
@@ -308,6 +313,18 @@ def make_card(
         info = record_metrics(info, metrics) if record else replace(info, metrics=metrics)
     write_text(path, card_text(info, commands))
     return info
+
+
+def _require_unseen(title: str, scans: Mapping[str, str], table: str, models: Sequence[ModelInfo]) -> None:
+    """Raise CaseError where a model has learnt from one of these scans (name → digest) or was chosen on it, or on the very table of this digest."""
+    for model in models:
+        used = used_scans(model.training)
+        known = list(scans) if table in used_tables(model.training) else [name for name, scan in scans.items() if scan in used]
+        if known:
+            shown = ", ".join(known[:5]) + (f" and {len(known) - 5} more" if len(known) > 5 else "")
+            raise CaseError(
+                f"{title}: {model.name} was trained or chosen on {shown}, so nothing there is held out; name cases that it has never seen."
+            )
 
 
 def _at(segmenter: Segmenter, threshold: float) -> Segmenter:

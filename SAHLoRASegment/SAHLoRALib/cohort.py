@@ -16,7 +16,7 @@ from .cases import CaseTable
 from .ct import CTVolume
 from .errors import CaseError
 from .events import Events
-from .provenance import SCAN_DIGITS, table_digest
+from .provenance import SCAN_DIGITS, SCANS, TABLE, table_digest
 from .samples import CachedCase, SliceCache
 from .slices import PixelGrid
 from .weights import ModelInfo
@@ -70,8 +70,14 @@ def scan_digests(table: CaseTable, findings: Iterable[Finding]) -> dict[str, str
 
 
 def chosen_on(table: CaseTable, findings: Iterable[Finding]) -> dict[str, Any]:
-    """For a header: the cases that chose a threshold, their number and digest."""
-    return {"cases": len(table), "cases_digest": table_digest(case_digests(table, findings))}
+    """For a header: the cases that chose a threshold, their number and digests."""
+    return {"cases": len(table), **told_cases(table, findings)}
+
+
+def told_cases(table: CaseTable, findings: Iterable[Finding]) -> dict[str, Any]:
+    """For a header: what a table holds, scans and masks together, and its scans one by one."""
+    findings = list(findings)
+    return {TABLE: table_digest(case_digests(table, findings)), SCANS: sorted(scan_digests(table, findings).values())}
 
 
 def no_blood(cases: int) -> CaseError:

@@ -34,7 +34,7 @@ from .files import alone
 from .folds import Folds, folds_for, split_validation
 from .measured import CROSS_VALIDATION
 from .parallel import Group, process_group
-from .provenance import programs, table_digest
+from .provenance import SCANS, TABLE, programs, table_digest
 from .runs import (
     PREDICTIONS,
     Run,
@@ -260,7 +260,8 @@ def train_final(
         "cases": len(names),
         "patients": len(usable.volumes),
         "figures": _fingerprint(measured),
-        "cases_digest": table_digest(usable.digests),
+        TABLE: table_digest(usable.digests),
+        SCANS: sorted(usable.scans.values()),
         **(told or {}),
     }
     if group.leads:

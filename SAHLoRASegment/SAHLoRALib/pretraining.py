@@ -17,7 +17,7 @@ from .cohort import Cohort
 from .crossvalidation import hold_out, processes, usable_cases
 from .errors import ConfigError
 from .events import Events
-from .provenance import table_digest
+from .provenance import SCANS, TABLE, table_digest
 from .runs import effective, run_digest
 from .study_config import StudyConfig
 from .training import fit, save_model
@@ -53,7 +53,7 @@ def with_base(study: StudyConfig, events: Events) -> StudyConfig:
         if group.leads:
             told = {
                 "run": digest, "cases": len(training), "validation_cases": len(validation), "patients": len(learning),
-                "cases_digest": table_digest(usable.digests),
+                TABLE: table_digest(usable.digests), SCANS: sorted(usable.scans.values()),
             }  # fmt: skip
             save_model(result, target, training=told, description="Base of a study, trained from scratch.")
     return replace(study, base=str(target))

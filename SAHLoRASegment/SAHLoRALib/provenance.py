@@ -1,5 +1,5 @@
-"""What made a file: this program's version and, in a checkout, its commit, also where several did a part each; and digests of case tables. No names,
-so it may stand in any header.
+"""What made a file: this program's version and, in a checkout, its commit, also where several did a part each; and digests of case tables
+and of scans. No names, so it may stand in any header.
 """
 
 from __future__ import annotations
@@ -9,13 +9,16 @@ import functools
 import hashlib
 import subprocess
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from . import __version__
 
 #: Of the digest of a scan's voxels, where a result or a header tells which scans were used.
 SCAN_DIGITS = 8
+#: In the training of a header, and beside the cases that chose a threshold: the digests of their scans, and that of the table.
+SCANS, TABLE = "scans", "cases_digest"
 #: The program of a run whose result does not tell it.
 EARLIER = "an earlier version"
 _ROOT = Path(__file__).resolve().parents[2]
@@ -48,3 +51,28 @@ def programs(names: Iterable[str]) -> str:
 def table_digest(digests: Mapping[str, str]) -> str:
     """16 hexadecimal digits over what the cases hold, scans and masks; not over their names and their order. digests: see `cohort.case_digests`."""
     return hashlib.sha256("\n".join(sorted(digests.values())).encode()).hexdigest()[:16]
+
+
+def used_scans(training: Mapping[str, Any]) -> frozenset[str]:
+    """Digests of the scans that a model has learnt from or was chosen on, as far as its header's `training` tells them: those of adapters that were
+    added up to it too.
+    """
+    lists = (told.get(SCANS) for told in _tellings(training))
+    return frozenset(str(scan) for scans in lists if isinstance(scans, (list, tuple)) for scan in scans)
+
+
+def used_tables(training: Mapping[str, Any]) -> frozenset[str]:
+    """`table_digest` of the tables that these scans stood in, which headers of earlier versions tell too."""
+    return frozenset(str(told[TABLE]) for told in _tellings(training) if told.get(TABLE))
+
+
+def _tellings(training: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """All places of a header's training that tell of cases."""
+    parts = training.get("combined")
+    of_parts = [part.get("training") for part in parts if isinstance(part, Mapping)] if isinstance(parts, list) else []
+    yield training
+    if isinstance(chosen := training.get("threshold_chosen"), Mapping):
+        yield chosen
+    for part in of_parts:
+        if isinstance(part, Mapping):
+            yield from _tellings(part)

@@ -36,7 +36,7 @@ from .events import Events
 from .files import replacing, sweep, write_text
 from .metrics import case_metrics
 from .parallel import Group
-from .provenance import program
+from .provenance import SCANS, program
 from .samples import SliceCache
 from .segmenter import SegmentConfig, Segmenter
 from .training import fit, save_model
@@ -217,7 +217,7 @@ def execute(
         told = _Named(events, stage, number, _TRAINING_SHARE, total, run.title)
         trained = fit(config, caches[0], caches[1], cohort.base, here, told, context=context, start=start)
         if group.leads:
-            save_model(trained, here / MODEL, training={"run": run.digest, "cases": len(run.training)})
+            save_model(trained, here / MODEL, training={"run": run.digest, "cases": len(run.training), SCANS: list(run.scans or ())})
         wait_for_all(group, config)
         info = read_info(here / MODEL)
         result = replace(

@@ -9,7 +9,7 @@ from typing import Any
 
 from .adapters import is_adapted
 from .network import MultiViewUnet
-from .provenance import program
+from .provenance import SCANS, program, used_scans
 from .training_config import TrainingConfig
 from .validation import Score
 from .weights import ModelInfo, save_adapter, save_base
@@ -53,7 +53,8 @@ def save_model(
     licence: str = "Apache-2.0",
     half: bool = False,
 ) -> ModelInfo:
-    """Write what was trained: an adapter, a fine-tuned network or a base. metrics and training are added to what the result knows itself.
+    """Write what was trained: an adapter, a fine-tuned network or a base. metrics and training are added to what the result knows itself; to the
+    scans of the training (`provenance.SCANS`) those of the model that was gone on from, and of the base where that is part of what is written.
 
     half: kernels as float16; what the result measured was measured before they were rounded.
     """
@@ -62,13 +63,17 @@ def save_model(
         "seconds": round(result.seconds, 1), "peak_memory_mb": round(result.peak_memory_mb), "notes": list(result.notes), "program": program(),
         **(training or {}),
     }  # fmt: skip
+    adapted = is_adapted(result.network)
+    before = [model for model in (result.start, None if adapted else result.base) if model is not None]
+    if scans := used_scans(told).union(*(used_scans(model.training) for model in before)):
+        told[SCANS] = sorted(scans)
     if result.start is not None:
         told["continued_from"] = {"name": result.start.name, "digest": result.start.digest}
     measured = ({"validation": result.best.as_dict()} if result.best else {}) | dict(metrics or {})
     common = {
         "training": told, "metrics": measured, "description": description, "licence": licence, "threshold": result.threshold, "half": half,
     }  # fmt: skip
-    if is_adapted(result.network):
+    if adapted:
         assert result.base is not None
         return save_adapter(result.network, result.config.adapter, path, base=result.base, **common)  # type: ignore[arg-type]
     if result.base is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from SAHLoRALib.adapters import AdapterConfig, adapter_state, attach, load_adapt
 from SAHLoRALib.card import card_text, make_card
 from SAHLoRALib.cases import CaseTable
 from SAHLoRALib.cli import main
+from SAHLoRALib.cohort import case_digests, scan_digests
 from SAHLoRALib.errors import CaseError, ModelError
 from SAHLoRALib.measured import headline
 from SAHLoRALib.metrics import dice
+from SAHLoRALib.provenance import table_digest, used_scans
 from SAHLoRALib.runs import load_segmenter
 from SAHLoRALib.slices import volume_ml
 from SAHLoRALib.training_config import TrainingConfig
@@ -259,6 +262,66 @@ def test_training_and_validation_rows_beside_the_test_rows_do_not_matter(tmp_pat
     table = CaseTable.read(cases)
     make_card(some_adapter(base), base, {"test": table}, tmp_path / "card.md", validation=table.where(lambda case: case.split == "validation"))
     assert "## test" in (tmp_path / "card.md").read_text(encoding="utf-8")
+
+
+#: What a header may tell of the cases that were used, given the digests of their scans and that of their table.
+TOLD = {
+    "trained on": lambda scans, table: {"scans": scans},
+    "trained on, earlier version": lambda scans, table: {"cases_digest": table},
+    "threshold chosen": lambda scans, table: {"threshold_chosen": {"cases": 3, "scans": scans}},
+    "threshold chosen, earlier version": lambda scans, table: {"threshold_chosen": {"cases": 3, "cases_digest": table}},
+    "a part of a sum": lambda scans, table: {"combined": [{"training": {"combined": [{"training": {"scans": scans}}]}}]},
+}
+
+
+@pytest.mark.parametrize("of_base", [False, True])
+@pytest.mark.parametrize("told", TOLD)
+def test_cases_that_a_model_or_its_base_has_used_are_not_measured_as_held_out(told, of_base, tmp_path, base, cases):
+    table = CaseTable.read(cases)
+    findings = table.check()
+    training = TOLD[told](sorted(scan_digests(table, findings).values())[:2], table_digest(case_digests(table, findings)))
+    adapter = some_adapter(base)
+    model = record_metrics(replace(base if of_base else adapter, training=training), {})
+    given = (adapter, model) if of_base else (model, base)
+    with pytest.raises(CaseError, match=f"heads: {model.name} was trained or chosen on a0.*nothing there is held out"):
+        make_card(*given, {"heads": table}, tmp_path / "card.md")
+    assert not (tmp_path / "card.md").exists() and not read_info(model.path).metrics
+
+
+def test_a_scan_under_another_name_and_with_another_mask_is_known(tmp_path, base, cases):
+    known = scan_digests(CaseTable.read(cases), CaseTable.read(cases).check())["a01"]
+    record_metrics(replace(base, training={"scans": [known]}), {})
+    case = save_cohort(tmp_path / "again", (3, 6)).with_name("a01")
+    shutil.copy(cases.with_name("a01") / "ct.nrrd", case / "ct.nrrd")
+    table = CaseTable.read(case.with_name("cases.csv"))
+    with pytest.raises(CaseError, match="chosen on a01,"):
+        make_card(read_info(base.path), None, {"again": table}, tmp_path / "card.md")
+
+
+def test_what_has_chosen_a_threshold_is_no_test_of_it_later(tmp_path, base, cases, capsys):
+    judged_by = save_cohort(tmp_path / "validation", (5, 7, 3), ("v0", "v1", "v2"))
+    assert main(["card", str(base.path), "--validation", str(judged_by), "--choose-threshold"]) == 0
+    scans = read_info(base.path).training["threshold_chosen"]["scans"]
+    assert len(scans) == 3 and not any(scan in base.path.with_suffix(".md").read_text(encoding="utf-8") for scan in scans)
+    judged_by.write_text("".join(judged_by.read_text(encoding="utf-8").splitlines(keepends=True)[:3]), encoding="utf-8")
+    capsys.readouterr()
+    assert main(["card", str(base.path), "--cases", str(judged_by)]) == 2
+    said = capsys.readouterr().err
+    assert "tiny was trained or chosen on a00, a01, so nothing there is held out" in said and "Traceback" not in said
+    scan = judged_by.with_name("a02") / "ct.nrrd"
+    assert main(["card", str(base.path), "--clean", str(scan)]) == 2 and "chosen on ct, so" in capsys.readouterr().err
+
+
+def test_the_scans_of_two_hundred_cases_take_little_of_a_header(base):
+    scans = [f"{n * 21_000_000:08x}" for n in range(200)]
+    before = base.path.stat().st_size
+    record_metrics(replace(base, training={"scans": scans}), {})
+    assert base.path.stat().st_size - before < 4000 and used_scans(read_info(base.path).training) == set(scans)
+
+
+def test_a_strangers_header_may_tell_anything_of_its_cases():
+    assert not used_scans({"scans": 5, "threshold_chosen": [1], "combined": {"training": {}}})
+    assert not used_scans({"scans": None, "threshold_chosen": None, "combined": [None, {"training": 3}, {}]})
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="where a file is mapped can be read on Linux only")

@@ -63,6 +63,7 @@ def test_each_fold_goes_on_from_the_former_adapter_of_its_fold_and_the_final_one
     new = read_info(models / "second.safetensors")
     assert new.adapter == read_info(models / "first.safetensors").adapter and new.training["cases"] == 8
     assert new.training["continued_from"]["digest"] == read_info(models / "first.safetensors").digest
+    assert set(read_info(models / "first.safetensors").training["scans"]) < set(new.training["scans"])
     for before, after in zip(fold_adapters("first"), fold_adapters("second"), strict=True):
         assert read_info(after).training["continued_from"]["digest"] == read_info(before).digest
     kept, folds = (Folds.read(Path("runs", name, FOLDS)).folds for name in ("first", "second"))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,15 @@ import pytest
 from SAHLoRALib import __version__
 from SAHLoRALib.card import card_text
 from SAHLoRALib.cli import main
+from SAHLoRALib.commands.fitting import chosen_cases
+from SAHLoRALib.commands.train import Arguments
+from SAHLoRALib.events import Events
 from SAHLoRALib.provenance import program, table_digest
 from SAHLoRALib.study import StudyResult, run_study
 from SAHLoRALib.study_config import StudyConfig
+from SAHLoRALib.training import fit, save_model
 from SAHLoRALib.weights import read_info
+from small_training import SMALL, WAYS
 from tiny_cohort import CancelAfter, flags, quick, save_cohort, save_tiny_base
 
 Capture = pytest.CaptureFixture[str]
@@ -35,7 +42,7 @@ def test_the_digest_of_a_table_follows_what_it_holds_and_not_its_names() -> None
     assert table_digest({"a": "1", "b": "2"}) == table_digest({"x": "2", "y": "1"}) != table_digest({"a": "1", "b": "3"})
 
 
-def test_header_and_card_tell_program_and_cases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_header_and_card_tell_program_and_cases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     monkeypatch.setenv("SAHLORA_MODELS", str(tmp_path / "models"))
     save_tiny_base(tmp_path / "models")
     told = {}
@@ -46,7 +53,28 @@ def test_header_and_card_tell_program_and_cases(tmp_path: Path, monkeypatch: pyt
         told[name] = info.training["cases_digest"]
         assert info.training["program"] == program()
         assert f"trained by {program()}, from cases with the digest `{told[name]}`" in card_text(info)
+        assert len(info.training["scans"]) == 4 and all(re.fullmatch("[0-9a-f]{8}", scan) for scan in info.training["scans"])
+        capsys.readouterr()
+        assert main(["card", name, "--cases", str(cases)]) == 2 and f"{name} was trained or chosen on a00, a01, a02, a03," in capsys.readouterr().err
     assert told["folds"] == told["one"] != told["other"]
+
+
+def test_a_header_tells_the_scans_of_the_validation_table_too(tmp_path: Path) -> None:
+    cases, other = save_cohort(tmp_path / "cases", (3, 4, 5)), save_cohort(tmp_path / "other", (7, 8), ("v0", "v1"))
+    _, _, told = chosen_cases(Arguments(cases=cases, name="x", validation=other), Events())
+    alone = [chosen_cases(Arguments(cases=table, name="x"), Events())[2] for table in (cases, other)]
+    assert set(told["scans"]) == {scan for part in alone for scan in part["scans"]} and len(told["scans"]) == 5
+    assert told["cases_digest"] == alone[0]["cases_digest"]
+
+
+def test_a_fine_tuned_network_tells_the_scans_of_its_base_and_an_adapter_those_of_its_own(tmp_path: Path, train: Any, base: Any) -> None:
+    known = replace(base, training={"scans": ["0123abcd"]})
+    for way, scans in (("decoder", ["0123abcd", "89abcdef"]), ("cp-lora", ["89abcdef"])):
+        result = fit(replace(SMALL, steps=1, **WAYS[way]), train, (), known, tmp_path / way)
+        path = tmp_path / f"{way}.safetensors"
+        assert save_model(result, path, training={"scans": ["89abcdef"]}).training["scans"] == scans
+        more = fit(replace(result.config, steps=1), train, (), known, tmp_path / f"{way}-2", start=read_info(path)) if way == "cp-lora" else result
+        assert save_model(more, tmp_path / "more.safetensors", training={"scans": ["44556677"]}).training["scans"] == sorted(["44556677", *scans[:1]])
 
 
 def test_one_file_holds_pretraining_and_study(tmp_path: Path, capsys: Capture) -> None:

@@ -51,18 +51,19 @@ def test_trainings_studies_and_cards_hold_no_planted_names(
     monkeypatch.setenv("SAHLORA_MODELS", str(tmp_path / "models"))
     monkeypatch.chdir(tmp_path)
     model = save_seer(tmp_path / "models").path
-    for n in range(4):
+    for n in range(6):
         series(tmp_path / "cases" / f"scan{n}", hu=scaled(bleeding, 1 + 0.02 * n), **PLANTED)
-    scans = [str(tmp_path / "cases" / f"scan{n}") for n in range(4)]
+    scans = [str(tmp_path / "cases" / f"scan{n}") for n in range(6)]
     assert main(["segment", *scans, "--output", "out", "--model", str(model), "--device", "cpu"]) == 0
-    rows = [f"case{n},scan{n},{next((tmp_path / 'out').glob(f'*{n}/mask.nrrd'))},patient{n},here" for n in range(4)]
-    Path("cases/cases.csv").write_text("\n".join(["case,image,mask,patient,site", *rows]) + "\n", encoding="utf-8")
+    rows = [f"case{n},scan{n},{next((tmp_path / 'out').glob(f'*{n}/mask.nrrd'))},patient{n},here" for n in range(6)]
+    for name, part in (("cases", rows[:4]), ("held-out", rows[4:])):
+        Path(f"cases/{name}.csv").write_text("\n".join(["case,image,mask,patient,site", *part]) + "\n", encoding="utf-8")
     quick = {"steps": 2, "steps-per-epoch": 2, "batch": 2, "threads": 1, "device": "cpu", "memory-gb": 0}
     flags = [f"--{name}={value}" for name, value in quick.items()]
     small = ["--crop", "48", "48"]
     assert main(["cases", "check", "cases/cases.csv"]) == 0
     assert main(["train", "cases/cases.csv", "--name", "mine", "--base", "seer", "--folds", "2", *flags, *small]) == 0
-    assert main(["card", "models/mine.safetensors", "--cases", "cases/cases.csv"]) == 0
+    assert main(["card", "models/mine.safetensors", "--cases", "cases/held-out.csv"]) == 0
     assert main(["evaluate", "runs/mine/predictions", "cases/cases.csv"]) == 0
     of_study = [*(flag.replace("--", "--training.") for flag in flags), "--training.crop", "48", "48"]
     study = ["study", "--cases", "cases/cases.csv", "--output", "study", "--base", "seer", "--methods", "zero-shot", "cp-lora", "--ranks", "1"]

@@ -21,7 +21,8 @@ class Arguments(Common):
     model: tyro.conf.Positional[str]
     """Name or file of the model."""
     cases: tuple[Path, ...] = ()
-    """Case tables of held-out patients. Without any, the card is written from what the file says already."""
+    """Case tables of held-out patients; what the model or an adapter's base was trained or chosen on is refused, as far as their files tell it.
+    Without any, the card is written from what the file says already."""
     validation: Path | None = None
     """Case table that chose an adapter's threshold: the base is then measured with a threshold chosen on it too."""
     choose_threshold: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
@@ -61,7 +61,6 @@ def train_and_save(
 ) -> int:
     """Check the cases, train, write the model; returns 0. start: the adapter that is gone on from. Raises SAHLoRAError."""
     from ..checkpoint import FILE_NAME
-    from ..provenance import table_digest
     from ..runs import effective
     from ..targets import check_free, check_own, model_target
     from ..training import fit, save_model
@@ -74,7 +73,7 @@ def train_and_save(
     if not (run / FILE_NAME).exists():
         check_free(path)
     check_own(path, effective(settings, base), base, start=start)
-    training, validation, digests = chosen_cases(arguments, events)
+    training, validation, told_of_them = chosen_cases(arguments, events)
     events.log(f"{len(training)} training cases, {len(validation)} validation cases; {f'base {base.name}' if base else 'from scratch'}.")
     result = fit(settings, training, validation, base, run, events, resume=not arguments.fresh, start=start)
     if not leads:
@@ -83,7 +82,7 @@ def train_and_save(
         "cases": len(training),
         "validation_cases": len(validation),
         "patients": len(training.patients),
-        "cases_digest": table_digest(digests),
+        **told_of_them,
         **arguments.told(),
     }
     info = save_model(result, path, training=told, description=arguments.description, licence=arguments.licence, half=arguments.half)
@@ -104,15 +103,17 @@ def train_and_save(
     return 0
 
 
-def chosen_cases(arguments: TrainingArguments, events: Events) -> tuple[CaseTable, CaseTable, dict[str, str]]:
-    """Training and validation cases, all checked, no patient in both; and the digests of what the training table holds.
+def chosen_cases(arguments: TrainingArguments, events: Events) -> tuple[CaseTable, CaseTable, dict[str, Any]]:
+    """Training and validation cases, all checked, no patient in both; and what the header tells of them: the digest of what the training table holds,
+    and those of all scans.
 
     Raises CaseError that names every case with a problem.
     """
     from ..case_check import check_training, patient_volumes, require_usable
     from ..cases import VALIDATION_SPLITS, CaseTable
-    from ..cohort import case_digests, no_blood
+    from ..cohort import no_blood, scan_digests, told_cases
     from ..folds import split_validation
+    from ..provenance import SCANS
 
     table = CaseTable.read(arguments.cases, arguments.segment)
     share = arguments.validation_share
@@ -129,20 +130,20 @@ def chosen_cases(arguments: TrainingArguments, events: Events) -> tuple[CaseTabl
     usable, _ = table.parted()
     if len(usable) == 0:
         raise CaseError(f"All cases of {arguments.cases} are test cases; there is none to train on.")
-    digests = case_digests(usable, findings)
+    told = told_cases(usable, findings)
     if other is not None:
         if not any(finding.ml for finding in judged):
             raise no_blood(len(other))
-        return usable, other, digests
+        return usable, other, told | {SCANS: sorted({*told[SCANS], *scan_digests(other, judged).values()})}
     named = usable.where(lambda case: case.split in VALIDATION_SPLITS)
     if len(named) and not share:
         if not any(finding.ml for finding in findings if finding.case in {case.case for case in named}):
             raise no_blood(len(named))
-        return usable.where(lambda case: case.split not in VALIDATION_SPLITS), named, digests
+        return usable.where(lambda case: case.split not in VALIDATION_SPLITS), named, told
     if share is None:
         share = DEFAULT_SHARE if len(usable.patients) >= FEWEST_PATIENTS else 0.0
     if share == 0.0:
-        return usable, usable.where(lambda case: False), digests
+        return usable, usable.where(lambda case: False), told
     volumes = patient_volumes(usable, findings)
     judge: list[str] = []
     # Patients with and without haemorrhage apart: judged by patients without any, the network that sees nothing would be the best.
@@ -150,7 +151,7 @@ def chosen_cases(arguments: TrainingArguments, events: Events) -> tuple[CaseTabl
         part = {patient: ml for patient, ml in volumes.items() if (ml > 0) == with_blood}
         if with_blood or len(part) >= FEWEST_PATIENTS:
             judge += split_validation(part, share, settings_seed(arguments))[1]
-    return usable.of_patients([p for p in usable.patients if p not in judge]), usable.of_patients(judge), digests
+    return usable.of_patients([p for p in usable.patients if p not in judge]), usable.of_patients(judge), told
 
 
 def settings_seed(arguments: TrainingArguments) -> int:
