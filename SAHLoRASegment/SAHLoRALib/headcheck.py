@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from .errors import ScanError
-from .skull import block_factors, block_mean, convex_hull, ring_inside
+from .skull import block_factors, block_mean, bone_hull, convex_hull, ring_inside
 from .volume import CTVolume
 
 #: Outer size of a skull's outline, mm: from a newborn's to more than any adult's (a window for lost or wrong spacing, too).
@@ -17,6 +17,8 @@ _SKULL_MM = (60.0, 260.0)
 _MOST_SLICES = 48
 #: Pixels from those of a bone reconstruction of the inner ear to those of a coarse preview; slices may lie as far apart as the latter.
 _PIXEL_MM = (0.05, 30.0)
+#: mm below the top of the skull in which its inside is judged: there is no face in it. Less than this share of what its bone encloses is too little.
+_UPPER_MM, _LEAST_FOUND = 60.0, 0.5
 #: Less is a slab, in which no bleed could be measured.
 _LEAST_HEIGHT_MM = 5.0
 #: Half a degree. A gantry tilt shears slices against each other, never a slice in itself.
@@ -45,14 +47,44 @@ def check_head_ct(ct: CTVolume) -> tuple[str, ...]:
     if min(told[:2]) < _PIXEL_MM[0] or max(told) > _PIXEL_MM[1] or np.ptp(ct.positions @ ct.normal) < _LEAST_HEIGHT_MM:
         sizes = " × ".join(f"{n:.3g}" for n in told)
         raise ScanError(f"{where}voxels of {sizes} mm (rows, columns, slices) cannot be a head's; the pixel spacing in the header is wrong.")
-    chosen = np.unique(np.linspace(0, len(ct.hu) - 1, min(_MOST_SLICES, len(ct.hu))).round().astype(int))
-    factors = block_factors(ct, 2.0)
-    pixels = np.stack([block_mean(ct.hu[k], factors) for k in chosen])
+    _, pixels, spacing = _sampled(ct, ct.hu)
     if (why := _not_hu(pixels, low, high)) is not None:
         raise ScanError(f"{where}the values are not those of a head CT in Hounsfield units (they run from {low:.0f} to {high:.0f}): {why}.")
-    if (why := _not_a_head(pixels, (ct.spacing[0] * factors[0], ct.spacing[1] * factors[1]))) is not None:
+    if (why := _not_a_head(pixels, spacing)) is not None:
         raise ScanError(f"{where}this does not look like a head CT: {why}.")
     return (*geometry_warnings(ct), *_metal_warning(ct, high))
+
+
+def _sampled(ct: CTVolume, array: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
+    """Of an array (slices, rows, columns) on the scan's grid: numbers of slices from all its height, their means of blocks of 2 mm, mm of a block."""
+    chosen = np.unique(np.linspace(0, len(ct.hu) - 1, min(_MOST_SLICES, len(ct.hu))).round().astype(int))
+    factors = block_factors(ct, 2.0)
+    spacing = (ct.spacing[0] * factors[0], ct.spacing[1] * factors[1])
+    return chosen, np.stack([block_mean(array[k], factors) for k in chosen]), spacing
+
+
+def inside_warnings(ct: CTVolume, inside: np.ndarray) -> tuple[str, ...]:
+    """What the upper part of the head says of the inside of the skull that was found: bool (slices, rows, columns).
+
+    A brain that was lost leaves far less than its bone encloses: a tenth at most where it was lost, in real and synthetic scans, and else 0.95.
+    """
+    chosen, pixels, spacing = _sampled(ct, ct.hu)
+    within = _sampled(ct, inside)[1] > 0.5
+    bone = pixels > 200.0
+    held = np.flatnonzero((bone.sum(axis=(1, 2)) * spacing[0] * spacing[1] > 200.0) | within.any(axis=(1, 2)))
+    upper = [k for k in held if ct.heights_mm[chosen[k]] >= ct.heights_mm[chosen[held[-1]]] - _UPPER_MM]
+    told = []
+    enclosed = found = 0
+    for k in upper:
+        soft = bone_hull(bone[k], spacing) & (pixels[k] > -20.0) & (pixels[k] < 130.0)
+        enclosed += int(soft.sum())
+        found += int((soft & within[k]).sum())
+    if found < _LEAST_FOUND * enclosed:
+        told.append(
+            f"Only {found / enclosed:.0%} of what the bone of the upper skull encloses was found to be its inside, and no blood is looked for "
+            "elsewhere: look at the mask with care."
+        )
+    return tuple(told)
 
 
 def _metal_warning(ct: CTVolume, high: float) -> tuple[str, ...]:

@@ -171,6 +171,7 @@ class Segmenter:
     def segment(self, ct: CTVolume, events: Events | None = None, keep_probability: bool = False) -> Segmentation:
         """Segment one scan. Raises Cancelled between chunks, ConfigError where the device's memory does not suffice for one slice."""
         from .findings import tidied
+        from .headcheck import inside_warnings
         from .slices import brain_window, head_window, intracranial, slices_to_see, volume_ml
 
         start = time.monotonic()
@@ -184,7 +185,9 @@ class Segmenter:
                 "Take a reconstruction with thicker slices or a softer kernel if there is one."
             )
         inside = intracranial(ct)
-        if not inside.any():
+        if inside.any():
+            warnings += inside_warnings(ct, inside)
+        else:
             inside = np.ones(ct.shape, bool)
             warnings.append("No skull was found, so the mask is not limited to its inside: look at it with care.")
         events.check_cancel()

@@ -30,6 +30,8 @@ _COARSE_MM = 1.5
 #: Slices nearer than this to one that is outlined take its outline, the nearest one's.
 _APART_MM = 1.25
 _CLOSINGS_MM = (5.0, 10.0, 20.0)
+#: The vault is open where no ring holds this share of the soft tissue that the largest convex hull of its bone holds.
+_OPEN = 0.75
 #: mm below the top of the skull to which the convex hull may stand in for an open ring; the orbits lie lower.
 _VAULT_MM = 95.0
 _ERODE_MM = 4.0
@@ -159,15 +161,20 @@ def convex_hull(mask: np.ndarray) -> np.ndarray:
     return (x >= left[:, None]) & (x <= right[:, None])
 
 
-def _outlines(hu: np.ndarray, spacing: tuple[float, float]) -> list[np.ndarray]:
-    """Candidate outlines of one slice, the most cautious first, the convex hull of the bone last."""
+def bone_hull(bone: np.ndarray, spacing: tuple[float, float]) -> np.ndarray:
+    """The convex hull of a 2D mask of bone, of its pieces of more than 1 cm²."""
     from scipy import ndimage
 
-    bone = hu > BONE_HU - 50.0
     labels, count = ndimage.label(bone, np.ones((3, 3)))
     areas = np.bincount(labels.ravel(), minlength=count + 1) * spacing[0] * spacing[1]
     areas[0] = 0.0
-    return [*(ring_inside(bone, radius, spacing) for radius in _CLOSINGS_MM), convex_hull((areas > 100.0)[labels])]
+    return convex_hull((areas > 100.0)[labels])
+
+
+def _outlines(hu: np.ndarray, spacing: tuple[float, float]) -> list[np.ndarray]:
+    """Candidate outlines of one slice, the most cautious first, the convex hull of the bone last."""
+    bone = hu > BONE_HU - 50.0
+    return [*(ring_inside(bone, radius, spacing) for radius in _CLOSINGS_MM), bone_hull(bone, spacing)]
 
 
 def _soft(hu: np.ndarray, region: np.ndarray) -> np.ndarray:
@@ -189,6 +196,10 @@ def _regions(ct: CTVolume) -> np.ndarray:
     _in_threads(lambda k: _outlines(coarse[k], spacing), range(len(coarse)), outlines)
     probes = with_bone[np.unique(np.linspace(0, len(with_bone) - 1, 24).round().astype(int))]
     inside = {int(k): _soft(coarse[k], outlines[int(k)][len(_CLOSINGS_MM) - 1]) for k in probes}
+    # Where an opening or the edge of the field breaks every ring of the vault, a low slice would be the largest, and lead to nothing above it.
+    hulls = {int(k): _soft(coarse[k], outlines[int(k)][-1]) for k in probes if vault[k]}
+    if max(int(soft.sum()) for soft in inside.values()) < _OPEN * max((int(soft.sum()) for soft in hulls.values()), default=0):
+        inside |= hulls
     start = max(inside, key=lambda k: (int(inside[k].sum()) * (1.0 if vault[k] else 0.5), k))
     if not inside[start].any():
         return regions

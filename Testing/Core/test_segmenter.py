@@ -181,6 +181,18 @@ def test_nothing_is_drawn_outside_the_skull(base: ModelInfo) -> None:
     assert found.probability is not None and found.probability.dtype == np.float16 and not found.probability[scalp].any()
 
 
+def test_an_inside_that_is_far_smaller_than_the_skull_is_told(base: ModelInfo, bleeding: CTVolume, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(ct: CTVolume) -> np.ndarray:
+        inside = intracranial(ct)
+        inside[6:] = False
+        return inside
+
+    assert segmenter(base).segment(bleeding).report.warnings == bleeding.warnings
+    monkeypatch.setattr(slices, "intracranial", lost)
+    [told] = segmenter(base).segment(bleeding).report.warnings[len(bleeding.warnings) :]
+    assert told.startswith("Only 0% of what the bone") and "look at the mask with care" in told
+
+
 def test_scan_without_a_skull_is_segmented_with_a_warning(base: ModelInfo) -> None:
     array = head(BLEED)
     array[array > 200] = 32

@@ -396,6 +396,31 @@ def test_an_opening_across_the_whole_front_of_two_slices_does_not_lose_the_brain
     assert _share(intracranial(ct), brain & (points[..., 2] < -35) & (points[..., 2] > -53)) > 0.95
 
 
+def _half_open(points: np.ndarray) -> np.ndarray:
+    """A large hemicraniectomy: of the left side's bone only the skull base, the forehead and a strip along the midline are left."""
+    hu = head_hu(points)
+    hu[(hu == 1000.0) & (points[..., 0] > 15.0) & (abs(points[..., 1]) < 60.0) & (points[..., 2] > -40.0)] = 45.0
+    return hu
+
+
+def test_a_skull_that_is_open_in_all_slices_of_the_vault_does_not_lose_the_brain() -> None:
+    ct = _volume(np.arange(-66.0, 67.0, 6.0), shape=(130, 110), spacing=(1.6, 1.6), values=_half_open)
+    inside, points = intracranial(ct), _points(ct)
+    brain = ellipsoid(points, BRAIN)
+    assert _share(inside, brain & (abs(points[..., 2]) < 45)) > 0.9
+    assert _share(inside, ~brain) < 0.02
+
+
+@pytest.mark.parametrize("side", [slice(None, 62), slice(48, None)], ids=["right", "left"])
+def test_a_field_that_ends_in_the_brain_does_not_lose_what_it_holds(side: slice) -> None:
+    """The rest of its skull is open on one side in every slice."""
+    ct = _volume(np.arange(-66.0, 67.0, 6.0), shape=(130, 110), spacing=(1.6, 1.6))
+    points = _points(ct)[:, :, side]
+    inside = intracranial(replace(ct, hu=ct.hu[:, :, side].copy()))
+    assert _share(inside, ellipsoid(points, BRAIN) & (abs(points[..., 2]) < 45)) > 0.9
+    assert not inside[~ellipsoid(points, SKULL)].any()
+
+
 def test_a_calcification_leaves_no_hole_beyond_itself() -> None:
     def values(points: np.ndarray) -> np.ndarray:
         hu = head_hu(points)
