@@ -1,6 +1,7 @@
 """CT in, mask out: `read_ct` for a DICOM folder, NIfTI, NRRD or MetaImage; labels and segmentations on the scan's own grid.
 
-The parts: `volume` (CTVolume, geometry), `headcheck` (is this a head CT in HU), `dicom` (series), `images` (labels and writing).
+The parts: `volume` (CTVolume, geometry), `headcheck` (is this a head CT in HU), `surroundings` (air around it), `dicom` (series), `images` (labels
+and writing).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from .errors import ScanError
 from .headcheck import check_head_ct
 from .images import format_warnings, mask_image, open_image, read_label, write_image, write_segmentation
 from .nifti import is_nifti, two_places
+from .surroundings import zeros_as_air
 from .volume import AIR_HU, CTVolume, Storage, volume_from_image
 
 __all__ = [
@@ -71,4 +73,5 @@ def ct_from_image(image: sitk.Image, source: str = "", check: bool = True) -> CT
 
 
 def _checked(ct: CTVolume) -> CTVolume:
-    return replace(ct, warnings=(*ct.warnings, *check_head_ct(ct)))
+    """A scan that is a head CT, with air around it."""
+    return zeros_as_air(replace(ct, warnings=(*ct.warnings, *check_head_ct(ct))))

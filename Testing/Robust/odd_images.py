@@ -263,4 +263,5 @@ IMAGES = (
     taken("a head upside down", _image(body=turned(bleeding, 180.0, 0))),
     taken("the upper half of a head", _image(change=lambda image: image[:, :, image.GetSize()[2] // 2 :]), ml=None),
     taken("the left half of a head", _image(change=_left_half), ml=None),
+    taken("a frame of zeros, as resampling fills", _image(change=lambda image: sitk.ConstantPad(image, (24, 24, 2), (24, 24, 2), 0))),
 )  # fmt: skip

@@ -1,0 +1,49 @@
+"""Where a file holds no measurement, around the field of view, air is read."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from SAHLoRALib.case_check import scan_digest
+from SAHLoRALib.ct import CTVolume, ct_from_image
+from SAHLoRALib.slices import head_window, intracranial
+from small_heads import head_image
+
+SPACING = (2.5, 2.5, 10.0)
+#: Around the head, in voxels: slices, rows, columns.
+MARGIN = ((1, 1), (20, 20), (20, 20))
+
+
+@pytest.fixture(scope="module")
+def head() -> np.ndarray:
+    return sitk.GetArrayFromImage(head_image((64, 76, 14), SPACING)).astype(np.float32)
+
+
+def _read(hu: np.ndarray) -> CTVolume:
+    image = sitk.GetImageFromArray(hu)
+    image.SetSpacing(SPACING)
+    return ct_from_image(image, "scan.nrrd")
+
+
+def test_a_frame_of_zeros_is_air_and_not_taken_for_the_head(head: np.ndarray) -> None:
+    plain = _read(np.pad(head, MARGIN, constant_values=-1024))
+    framed = _read(np.pad(head, MARGIN, constant_values=0))
+    assert scan_digest(framed) == scan_digest(plain) and framed.warnings == plain.warnings
+    assert head_window(framed) == head_window(plain) and head_window(framed).shape < plain.shape[1:]
+    assert intracranial(framed).any() and np.array_equal(intracranial(framed), intracranial(plain))
+
+
+def test_the_zeros_of_a_turned_scan_are_air(head: np.ndarray) -> None:
+    image = sitk.GetImageFromArray(head)
+    image.SetSpacing(SPACING)
+    turn = sitk.Euler3DTransform(image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()]), 0.0, 0.0, 0.5)
+    turned, plain = (ct_from_image(sitk.Resample(image, image, turn, sitk.sitkLinear, fill)) for fill in (0.0, -1024.0))
+    assert (plain.hu == -1024).sum() > 500 and np.array_equal(turned.hu, plain.hu)
+
+
+def test_zeros_in_the_head_and_few_at_the_edge_stay(head: np.ndarray) -> None:
+    hu = head.copy()
+    hu[4:8, 30:45, 30:45] = 0.0
+    hu[5, :4, :4] = 0.0  # what a head that reaches the edge may have by chance
+    assert np.array_equal(_read(hu).hu, hu)
