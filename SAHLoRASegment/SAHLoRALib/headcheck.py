@@ -19,6 +19,8 @@ _MOST_SLICES = 48
 _PIXEL_MM = (0.05, 30.0)
 #: mm below the top of the skull in which its inside is judged: there is no face in it. Less than this share of what its bone encloses is too little.
 _UPPER_MM, _LEAST_FOUND = 60.0, 0.5
+#: Median HU of all that lies within the skull. Measured: 32 in a real scan, 27 to 41 in 30 synthetic ones with bleeds of up to 110 mL and oedema.
+_BRAIN_HU = (20.0, 45.0)
 #: Less is a slab, in which no bleed could be measured.
 _LEAST_HEIGHT_MM = 5.0
 #: Half a degree. A gantry tilt shears slices against each other, never a slice in itself.
@@ -64,25 +66,34 @@ def _sampled(ct: CTVolume, array: np.ndarray) -> tuple[np.ndarray, np.ndarray, t
 
 
 def inside_warnings(ct: CTVolume, inside: np.ndarray) -> tuple[str, ...]:
-    """What the upper part of the head says of the inside of the skull that was found: bool (slices, rows, columns).
+    """What the upper part of the head says of the inside of the skull that was found, bool (slices, rows, columns), and of the HU in it.
 
     A brain that was lost leaves far less than its bone encloses: a tenth at most where it was lost, in real and synthetic scans, and else 0.95.
     """
     chosen, pixels, spacing = _sampled(ct, ct.hu)
-    within = _sampled(ct, inside)[1] > 0.5
+    share = _sampled(ct, inside)[1]
     bone = pixels > 200.0
-    held = np.flatnonzero((bone.sum(axis=(1, 2)) * spacing[0] * spacing[1] > 200.0) | within.any(axis=(1, 2)))
-    upper = [k for k in held if ct.heights_mm[chosen[k]] >= ct.heights_mm[chosen[held[-1]]] - _UPPER_MM]
+    held = np.flatnonzero((bone.sum(axis=(1, 2)) * spacing[0] * spacing[1] > 200.0) | (share > 0.5).any(axis=(1, 2)))
+    if not len(held):
+        return ()
+    upper = held[ct.heights_mm[chosen[held]] >= ct.heights_mm[chosen[held[-1]]] - _UPPER_MM]
     told = []
     enclosed = found = 0
     for k in upper:
         soft = bone_hull(bone[k], spacing) & (pixels[k] > -20.0) & (pixels[k] < 130.0)
         enclosed += int(soft.sum())
-        found += int((soft & within[k]).sum())
+        found += int((soft & (share[k] > 0.5)).sum())
     if found < _LEAST_FOUND * enclosed:
         told.append(
             f"Only {found / enclosed:.0%} of what the bone of the upper skull encloses was found to be its inside, and no blood is looked for "
             "elsewhere: look at the mask with care."
+        )
+    brain = pixels[upper][share[upper] > 0.99]
+    level = float(np.median(brain)) if len(brain) else _BRAIN_HU[0]
+    if not _BRAIN_HU[0] <= level <= _BRAIN_HU[1]:
+        told.append(
+            f"Brain lies at {level:.0f} HU, where 25 to 40 is usual: the rescale intercept of the scan may be wrong, and no volume in mL is to be "
+            "trusted."
         )
     return tuple(told)
 

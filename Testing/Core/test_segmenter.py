@@ -193,6 +193,15 @@ def test_an_inside_that_is_far_smaller_than_the_skull_is_told(base: ModelInfo, b
     assert told.startswith("Only 0% of what the bone") and "look at the mask with care" in told
 
 
+@pytest.mark.parametrize(("offset", "told"), [(-24, True), (-8, False), (8, False), (24, True)])
+def test_brain_at_unusual_hu_is_told_and_the_scan_stays_as_it_is(base: ModelInfo, offset: int, told: bool) -> None:
+    ct = ct_from_image(image(head() + np.int16(offset)))
+    before = ct.hu.copy()
+    warnings = segmenter(base).segment(ct).report.warnings[len(ct.warnings) :]
+    assert len(warnings) == told and all(f"Brain lies at {32 + offset} HU" in w and "rescale intercept" in w for w in warnings)
+    assert np.array_equal(ct.hu, before)
+
+
 def test_scan_without_a_skull_is_segmented_with_a_warning(base: ModelInfo) -> None:
     array = head(BLEED)
     array[array > 200] = 32
