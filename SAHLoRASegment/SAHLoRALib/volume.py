@@ -269,5 +269,5 @@ def canonical_hu(stored: np.ndarray, storage: Storage) -> np.ndarray:
     hu = np.empty(view.shape, np.float32)
     for k in range(len(hu)):
         hu[k] = view[k]
-        np.maximum(hu[k], AIR_HU, out=hu[k])  # NaN stays NaN and is refused by the checks
+        np.maximum(hu[k], AIR_HU, out=hu[k])  # NaN stays NaN: around the head it becomes air, in it it is refused
     return hu

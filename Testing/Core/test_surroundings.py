@@ -7,6 +7,7 @@ import pytest
 import SimpleITK as sitk
 from SAHLoRALib.case_check import scan_digest
 from SAHLoRALib.ct import CTVolume, ct_from_image
+from SAHLoRALib.errors import ScanError
 from SAHLoRALib.slices import head_window, intracranial
 from small_heads import head_image
 
@@ -47,3 +48,26 @@ def test_zeros_in_the_head_and_few_at_the_edge_stay(head: np.ndarray) -> None:
     hu[4:8, 30:45, 30:45] = 0.0
     hu[5, :4, :4] = 0.0  # what a head that reaches the edge may have by chance
     assert np.array_equal(_read(hu).hu, hu)
+
+
+def _with_nan(head: np.ndarray) -> np.ndarray:
+    """NaN outside the circle of reconstruction and in the outer slices."""
+    y, x = (np.linspace(-1, 1, n) for n in head.shape[1:])
+    hu = np.where(np.hypot(y[:, None], x) > 1.0, np.nan, head)
+    hu[[0, -1]] = np.nan
+    return hu
+
+
+def test_nan_around_the_field_is_air_and_told(head: np.ndarray) -> None:
+    hu = _with_nan(head)
+    ct = _read(hu)
+    assert np.array_equal(ct.hu, np.where(np.isnan(hu), -1024, hu)) and intracranial(ct).any()
+    assert [w for w in ct.warnings if "NaN around its field of view" in w] == list(ct.warnings[:1])
+
+
+@pytest.mark.parametrize("place", [(slice(6, 7), slice(30, 32), slice(30, 32)), 7, slice(None)], ids=["in the head", "a slice of the head", "all"])
+def test_nan_in_the_head_is_refused(head: np.ndarray, place: object) -> None:
+    hu = _with_nan(head)
+    hu[place] = np.nan
+    with pytest.raises(ScanError, match="NaN"):
+        _read(hu)

@@ -243,7 +243,7 @@ IMAGES = (
     OddScan("all voxels 0", _values(lambda hu: hu * 0), refused="every voxel is 0"),
     OddScan("all voxels air", _values(lambda hu: hu * 0 - 1000), refused="every voxel is -1000"),
     OddScan("all voxels 40 HU", _values(lambda hu: hu * 0 + 40), refused="every voxel is 40"),
-    OddScan("NaN outside the circle of reconstruction", _values(_outside(np.nan)), refused="NaN or infinite"),
+    taken("NaN outside the circle of reconstruction", _values(_outside(np.nan)), warned="NaN around its field of view"),
     taken("infinities outside the circle of reconstruction", _values(_outside(-np.inf))),
     OddScan("NaN in a tenth of the voxels", _values(_holes(np.nan, 0.1)), refused="NaN or infinite"),
     OddScan("nothing but NaN", _values(_holes(np.nan, 2.0)), refused="NaN or infinite"),
