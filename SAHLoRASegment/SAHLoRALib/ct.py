@@ -16,7 +16,7 @@ from .errors import ScanError
 from .headcheck import check_head_ct
 from .images import format_warnings, mask_image, open_image, read_label, write_image, write_segmentation
 from .nifti import is_nifti, two_places
-from .surroundings import nan_as_air, zeros_as_air
+from .surroundings import clipped_as_air, nan_as_air, zeros_as_air
 from .volume import AIR_HU, CTVolume, Storage, volume_from_image
 
 __all__ = [
@@ -74,5 +74,5 @@ def ct_from_image(image: sitk.Image, source: str = "", check: bool = True) -> CT
 
 def _checked(ct: CTVolume) -> CTVolume:
     """A scan that is a head CT, with air around it."""
-    ct = nan_as_air(ct)
+    ct = nan_as_air(clipped_as_air(ct))
     return zeros_as_air(replace(ct, warnings=(*ct.warnings, *check_head_ct(ct))))

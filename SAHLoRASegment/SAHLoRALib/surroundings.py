@@ -1,7 +1,7 @@
 """Where a file holds no measurement, around the field of view of the scanner: there it is made air.
 
 Programs that turn, resample or pad a scan write 0 there, and 0 HU is water: the search for the head would take that frame for it. Others write NaN,
-with which no network can compute.
+with which no network can compute. And where a scan was clipped from below, what lies at the lowest value is mostly air.
 """
 
 from __future__ import annotations
@@ -14,6 +14,22 @@ from .volume import AIR_HU, CTVolume
 
 #: Pixels of a piece of exact zeros at the edge of a slice: those of noise, where a head reaches the edge, are far smaller.
 _FEWEST_ZEROS = 50
+#: HU between which the lower end of a clipped scan may lie (below it is known to be air, above it fat and water are lost), the least that its upper
+#: end must be, for the edge of bone to be there, and the least share of voxels that lie at the lower end.
+_CLIPPED_HU, _LEAST_HIGH_HU, _LEAST_AIR = (-300.0, -90.0), 500.0, 0.1
+
+
+def clipped_as_air(ct: CTVolume) -> CTVolume:
+    """The scan with air where it lies at the value below which it was clipped, and a warning; ct.hu itself is changed.
+
+    Scans that reach lower, as nearly all do, stay as they are, and so do narrow windows and what has little at its lowest value.
+    """
+    low, high = (float(ends.reduce(ct.hu, axis=None, initial=np.nan)) for ends in (np.fmin, np.fmax))  # NaN does not count
+    if not _CLIPPED_HU[0] <= low <= _CLIPPED_HU[1] or high < _LEAST_HIGH_HU or np.mean(ct.hu == low) < _LEAST_AIR:
+        return ct
+    ct.hu[ct.hu == low] = AIR_HU
+    told = f"The values of the scan were clipped at {low:.0f} HU: what lies there is taken for air."
+    return replace(ct, warnings=(*ct.warnings, told))
 
 
 def zeros_as_air(ct: CTVolume) -> CTVolume:

@@ -71,3 +71,22 @@ def test_nan_in_the_head_is_refused(head: np.ndarray, place: object) -> None:
     hu[place] = np.nan
     with pytest.raises(ScanError, match="NaN"):
         _read(hu)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-250, 3000), (-200, 1000), (-95, 600)])
+def test_the_lower_end_of_a_clipped_scan_is_air_and_told(head: np.ndarray, low: int, high: int) -> None:
+    plain, ct = _read(head), _read(head.clip(low, high))
+    assert np.array_equal(ct.hu, np.where(head <= low, -1024, head.clip(low, high)))
+    assert [w for w in ct.warnings if f"clipped at {low} HU" in w] == list(ct.warnings[:1])
+    assert np.array_equal(intracranial(ct), intracranial(plain)) and head_window(ct) == head_window(plain)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 80), (-15, 100), (-160, 240), (-100, 400), (-50, 1000)])
+def test_windowed_pictures_are_refused(head: np.ndarray, low: int, high: int) -> None:
+    with pytest.raises(ScanError, match=f"they run from {low} to {high}"):
+        _read(head.clip(low, high))
+
+
+def test_scans_that_are_clipped_where_air_is_known_stay_as_they_are(head: np.ndarray) -> None:
+    hu = head.clip(-500, 1300)
+    assert np.array_equal(_read(hu).hu, hu)

@@ -264,4 +264,5 @@ IMAGES = (
     taken("the upper half of a head", _image(change=lambda image: image[:, :, image.GetSize()[2] // 2 :]), ml=None),
     taken("the left half of a head", _image(change=_left_half), ml=None),
     taken("a frame of zeros, as resampling fills", _image(change=lambda image: sitk.ConstantPad(image, (24, 24, 2), (24, 24, 2), 0))),
+    taken("HU clipped to -200 and 1000", _values(lambda hu: hu.clip(-200, 1000)), warned="clipped at -200 HU"),
 )  # fmt: skip
