@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from SAHLoRALib.claims import FAILS, HOLDS, OPEN, Claim, decide_claims
 from SAHLoRALib.runs import ZERO_SHOT_CHOSEN
 from SAHLoRALib.statistics import bootstrap_mean, outer_mean
 
+PUBLISHED = Path(__file__).resolve().parents[2] / "Resources" / "Study"
 PATIENTS = 24
 VOLUMES = np.geomspace(1, 60, PATIENTS)
 #: label → method, kind, rank, trainable, numbers of the kernels.
@@ -170,6 +172,24 @@ def test_three_great_losses_do_not_make_cp_lora_worse_that_gains_in_all_others()
     assert claim.verdict == OPEN and "-0.03" in claim.figures
 
 
+def by_rank(low: np.ndarray, high: np.ndarray) -> Claim:
+    """Claim 4 of thirty patients, in whom CP-LoRA gains so much over LoRA-C at rank 2 and at rank 64."""
+    start = np.linspace(0.4, 0.6, 30)
+    values = {"lora-c, rank 2": start, "lora-c, rank 64": start, "cp-lora, rank 2": start + low, "cp-lora, rank 64": start + high}
+    return decide_claims(*frames(values), resamples=300)[3]
+
+
+def test_cp_lora_must_be_as_good_at_every_rank_whatever_it_gains_at_others() -> None:
+    steady, wide = 0.05 + np.tile([-0.01, 0.01], 15), np.tile([-0.1, 0.1], 15)
+    assert outer_mean((steady + wide) / 2, resamples=300).low > 0  # the mean over ranks excludes a loss
+    claim = by_rank(steady, wide)
+    assert claim.verdict == OPEN and "excluded against each at rank 2; at rank 64" in claim.rule
+    assert "cp-lora, rank 64 − lora-c, rank 64" in claim.figures
+    assert by_rank(steady, steady).verdict == HOLDS
+    claim = by_rank(steady, steady - 0.12)
+    assert claim.verdict == FAILS and "clearly worse than lora-c, rank 64" in claim.rule
+
+
 @pytest.mark.parametrize("kind", ["scratch", "variant"])
 def test_a_study_of_networks_that_enter_no_claim_leaves_all_undecided(kind: str) -> None:
     found = decide_claims(*frames({"mine": np.linspace(0.2, 0.8, 9)}, {"mine": ("scratch", kind, 0, 9000, 0)}), resamples=50)
@@ -213,3 +233,15 @@ def test_ranks_of_an_adapter_that_is_over_parameterised_from_its_lowest_rank_on_
     without = {label: mean for label, mean in GOOD.items() if "lora-c" not in label}
     claim = claims(without, methods=all_large)[5]
     assert claim.verdict == OPEN and "lowest not over-parameterised" in claim.rule
+
+
+@pytest.mark.parametrize("part", ["", "longer"])
+def test_published_claims_are_what_the_published_tables_give(part: str) -> None:
+    """Resources/Study: verdicts of claims.csv from results.csv and methods.csv beside it; on the page the same rows."""
+    folder = PUBLISHED / part
+    told = pd.read_csv(folder / "claims.csv").fillna("").to_dict(orient="records")
+    found = decide_claims(pd.read_csv(folder / "results.csv"), pd.read_csv(folder / "methods.csv"), seed=1)
+    assert [(claim.verdict, claim.rule) for claim in found] == [(row["verdict"], row["rule"]) for row in told]
+    page = (PUBLISHED / "README.md").read_text(encoding="utf-8")
+    rows = ["| {number}. {text} | **{verdict}** | {figures} | {rule} |".format_map(row) for row in told]
+    assert all(row in page for row in rows) or part  # the longer part's are shortened there
