@@ -28,6 +28,8 @@ The unit is the patient with haemorrhage; figures are Dice of out-of-fold predic
    ranks (more numbers than the kernels it sits on) are BETTER than its lowest rank, mean over adapters; those whose
    lowest rank is itself over-parameterised are left out. Does not hold: (a) or (b) is NOT better. Undecided: else, also where no rank is
    over-parameterised.
+   A training step grows about as learning rate × scale × √rank (`kernels`). Where the table of methods tells the first two and the product is not
+   the same at all ranks, the verdict says so: it is then as much of the step as of the rank.
 
 Only the paper's six adapters enter claims 2, 4 and 5; networks trained from scratch and variants with a label of their own enter none.
 """
@@ -124,7 +126,8 @@ def decide_claims(patients: pd.DataFrame, methods: pd.DataFrame, resamples: int 
     """The five claims.
 
     patients: a row for each patient and method: label, patient, dice, annotated_ml. methods: a row a method: label, method, kind ("none", "standard",
-    "adapter", "scratch" or "variant"), rank, trainable, kernel_numbers. Rows without Dice (patients without haemorrhage) are left out.
+    "adapter", "scratch" or "variant"), rank, trainable, kernel_numbers; where known, learning_rate and scale. Rows without Dice (patients without
+    haemorrhage) are left out.
     """
     known = patients.dropna(subset=["dice"])
     dice = known.pivot(index="patient", columns="label", values="dice")
@@ -239,13 +242,14 @@ class _Study:
         return _claim(4, OPEN, shown, why + _too_few(found))
 
     def rank_helps(self) -> Claim:
-        higher, over = [], []
+        higher, over, used = [], [], []
         for method in PAPERS_ADAPTERS:
             rows = self.methods.loc[self.labels("adapter", (method,))].sort_values("rank")
             large = list(rows.index[rows["trainable"] > rows["kernel_numbers"]])
             if len(rows) < 2 or rows.index[0] in large:  # no rank above the lowest, or no low one
                 continue
             low, rest = rows.index[0], rows.iloc[1:]
+            used.append(rows)
             higher.append((list(rest.index), low))
             if large:
                 over.append((large, low))
@@ -259,14 +263,15 @@ class _Study:
             compared.append((name, raised, "lowest rank", lowest))
         found = self.pairs(compared)
         shown = "; ".join(str(d) for d in found)
+        steps = _steps(used)
         bad = [d.name for d in found if d.not_better]
         if bad:
-            return _claim(5, FAILS, shown, f"A gain of {MARGIN} Dice over the lowest rank is excluded for the {' and the '.join(bad)}.")
+            return _claim(5, FAILS, shown, f"A gain of {MARGIN} Dice over the lowest rank is excluded for the {' and the '.join(bad)}.{steps}")
         if not over:
             return _claim(5, OPEN, shown, "No rank of the study is over-parameterised (more numbers than the kernels); add a larger one.")
         if all(d.better for d in found):
-            return _claim(5, HOLDS, shown, "Higher and over-parameterised ranks are both significantly better than the lowest.")
-        return _claim(5, OPEN, shown, f"The gain over the lowest rank is neither significant nor excluded.{_too_few(found)}")
+            return _claim(5, HOLDS, shown, f"Higher and over-parameterised ranks are both significantly better than the lowest.{steps}")
+        return _claim(5, OPEN, shown, f"The gain over the lowest rank is neither significant nor excluded.{_too_few(found)}{steps}")
 
     def pairs(self, sides: Sequence[tuple[str, pd.Series, str, pd.Series]]) -> list[Difference]:
         """(name, values, other's name, its values): each pair compared, all together one family."""
@@ -290,6 +295,24 @@ def _decide(number: int, found: Sequence[Difference], what: str, lead: str) -> C
         excluded = ", ".join(f"{d.name} over {d.other}" for d in refused)
         return _claim(number, FAILS, figures, f"A gain of {MARGIN} Dice is excluded for {excluded}.")
     return _claim(number, OPEN, figures, f"Some comparisons are neither significantly better nor is a gain excluded.{_too_few(found)}")
+
+
+def _steps(adapters: Sequence[pd.DataFrame]) -> str:
+    """What else than the rank went up, as a sentence to add. adapters: each one's rows of the table of methods, by rank.
+
+    Empty where a training step is about as large at all ranks (within a tenth), or where learning rates and scales are not in the table.
+    """
+    if any(name not in rows for rows in adapters for name in ("learning_rate", "scale")):
+        return ""
+    steps = [rows["learning_rate"] * rows["scale"] * rows["rank"] ** 0.5 for rows in adapters]
+    if all(step.max() <= 1.1 * step.min() for step in steps):
+        return ""
+    scales = {float(scale) for rows in adapters for scale in rows["scale"]}
+    if len(scales) == 1 and all(rows["learning_rate"].nunique() == 1 for rows in adapters):
+        how = f"This is at one learning rate of each adapter and scale {scales.pop():g} for all ranks, so that a training step grows about as √rank"
+    else:
+        how = "Learning rates and scales were such that a training step is not of one size at all ranks (about learning rate × scale × √rank)"
+    return f" {how}: what the rank does is not told apart from what the step does."
 
 
 def _ranks(ranks: Sequence[int]) -> str:

@@ -135,6 +135,8 @@ def _method(run: Run, results: Sequence[RunResult], evaluation: Evaluation, base
         "label": run.label, "method": run.method, "kind": kind_of(run), "rank": run.rank,
         "trainable": trained[0].trainable if trained else 0,
         "kernel_numbers": kernel_numbers(run, network),
+        "learning_rate": run.config.rate if run.trains else math.nan,
+        "scale": run.config.adapter.scale if run.trains and run.config.strategy == "adapter" else math.nan,
         "file_kb": sum(r.file_bytes for r in trained) / len(trained) / 1000 if trained else 0.0,
         "threshold_low": min(r.threshold for r in results), "threshold_high": max(r.threshold for r in results),
         "patients": len(evaluation.patients),

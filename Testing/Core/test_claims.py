@@ -235,6 +235,25 @@ def test_ranks_of_an_adapter_that_is_over_parameterised_from_its_lowest_rank_on_
     assert claim.verdict == OPEN and "lowest not over-parameterised" in claim.rule
 
 
+@pytest.mark.parametrize(
+    ("scales", "told"),
+    [
+        ((1.0, 1.0), "one learning rate of each adapter and scale 1 for all ranks"),
+        ((1.0, 0.5), "not of one size at all ranks"),
+        ((4 / 2**0.5, 4 / 64**0.5), ""),  # rsLoRA, one alpha
+        ((), ""),  # an older table does not tell
+    ],
+)
+def test_claim_on_ranks_says_where_higher_ranks_also_made_larger_steps(scales: tuple[float, ...], told: str) -> None:
+    rng = np.random.default_rng(0)
+    patients, methods = frames({label: mean + rng.normal(0, 0.01, 30) for label, mean in GOOD.items()})
+    if scales:
+        methods["learning_rate"] = methods["rank"].map({2: 1e-3, 64: 1e-3})
+        methods["scale"] = methods["rank"].map(dict(zip((2, 64), scales, strict=True)))
+    claim = decide_claims(patients, methods, resamples=300)[4]
+    assert claim.verdict == HOLDS and told in claim.rule and ("not told apart" in claim.rule) == bool(told)
+
+
 @pytest.mark.parametrize("part", ["", "longer"])
 def test_published_claims_are_what_the_published_tables_give(part: str) -> None:
     """Resources/Study: verdicts of claims.csv from results.csv and methods.csv beside it; on the page the same rows."""

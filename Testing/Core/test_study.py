@@ -75,6 +75,8 @@ def test_study_of_all_strategies_and_methods_gives_all_tables() -> None:
         row = methods.loc[f"{method}, rank 8"]
         assert row["trainable"] == count_parameters(replace(config.training.adapter, method=method, rank=8), CONFIG)
         assert row["kind"] == "adapter" and row["file_kb"] > 0 and row["kernel_numbers"] == methods.loc["cp-lora, rank 8", "kernel_numbers"]
+        assert row["learning_rate"] == default_rate(method) and row["scale"] == 1
+    assert math.isnan(methods.loc["fine-tuning all", "scale"]) and math.isnan(methods.loc["zero-shot", "learning_rate"])
     assert methods.loc["zero-shot", "trainable"] == 0 and math.isnan(methods.loc["zero-shot", "peak_memory_mb"])
     assert (methods["train_seconds"][2:] > 0).all() and (methods["peak_memory_mb"][2:] > 0).all()
     strata = tables.strata()
