@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from . import __version__
+from .claims import ALPHA
 from .evaluation import Evaluation, fewer
 from .figures import curves, draw_study
 from .files import write_text
@@ -82,7 +83,7 @@ def write_study_report(
         *_comparison(tables),
         "",
         "Paired Wilcoxon signed-rank tests of the patients' Dice, p after Holm's correction; differences are method − reference. "
-        "[comparison.csv](comparison.csv)",
+        f"{_uncorrected(tables)} [comparison.csv](comparison.csv)",
         "",
         "## Figures",
         "",
@@ -219,6 +220,17 @@ def _comparison(tables: Tables) -> list[str]:
         for r in tables.comparison.to_dict(orient="records")
     ]  # fmt: skip
     return _table(("method", "patients", "mean difference of Dice", "median", "rank-biserial", "p", "p (Holm)"), rows)
+
+
+def _uncorrected(tables: Tables) -> str:
+    """That the intervals of the comparison are not corrected as p (Holm) is, and in how many rows they say more than it does."""
+    rows = tables.comparison
+    more = int((((rows["low"] > 0) | (rows["high"] < 0)) & ~(rows["p_holm"] < ALPHA)).sum())
+    told = f", as in {more} of the {len(rows)} rows here" if more else ""
+    return (
+        "Each interval is a 95 % bootstrap interval by itself, not corrected for the number of comparisons as p (Holm) is: where it leaves 0 out "
+        f"while p (Holm) is {ALPHA:g} or more{told}, that is no evidence of a difference."
+    )
 
 
 def _run_row(run: Run, result: RunResult, runs: Path, folder: Path) -> tuple[str, ...]:

@@ -59,7 +59,11 @@ def test_report_of_a_study_says_what_the_tables_hold() -> None:
     assert [row[1].strip("*") for row in claims[2:]] == [claim.verdict for claim in result.tables.claims]
     assert [row[0].removesuffix(" (over-parameterised)") for row in methods[2:]] == list(result.tables.methods["label"])
     assert len(comparison) == len(methods) - 1 and len(runs) == 2 + len(result.runs)
+    rows = result.tables.comparison
+    more = sum((low > 0 or high < 0) and not p < 0.05 for low, high, p in zip(rows["low"], rows["high"], rows["p_holm"], strict=True))
+    assert more > 0, "the cohort is to have such rows"
     text = result.report.read_text(encoding="utf-8")
+    assert f"not corrected for the number of comparisons as p (Holm) is: where it leaves 0 out while p (Holm) is 0.05 or more, as in {more} " in text
     assert "not a medical device" in text and "9 scans of 9 patients" in text and "## Against fine-tuning all" in text
     assert "Not finished" not in text
 
