@@ -7,10 +7,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from .cases import Case, CaseTable
 from .cohort import case_digests, chosen_on, no_blood, scan_digests
 from .ct import CTVolume
 from .errors import CaseError, SAHLoRAError
-from .evaluation import Evaluation, fewer, labels_of, summarise
+from .evaluation import Evaluation, differences, fewer, labels_of, summarise
 from .events import Events
 from .files import write_text
 from .findings import tidied
@@ -33,11 +33,16 @@ from .training_config import TrainingConfig
 from .validation import THRESHOLDS, best_threshold
 from .weights import ModelInfo
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 #: Measures of a card: column of the evaluation → heading.
 _SHOWN = {
     "dice": "Dice", "soft_dice": "soft Dice", "recall": "recall", "precision": "precision", "absolute_error_ml": "absolute error (mL)",
     "false_positive_ml": "false positive (mL)",
 }  # fmt: skip
+#: Of these an adapter's differences from its base are shown, patient by patient.
+_PAIRED = ("dice", "absolute_error_ml")
 #: What is measured, in words: the model itself, the base beside an adapter, the base with a threshold of its own.
 _WHICH = {"after": "the model", "before": "base alone", "chosen": "base alone, chosen threshold"}
 #: What the header's training → lesion says, in words.
@@ -82,12 +87,18 @@ def _segmented(
 
 def figures(evaluation: Evaluation) -> dict[str, Any]:
     """The evaluation as a header keeps it: stratum → measure → n, mean, low, high, median; patients."""
+    strata = _kept(evaluation.summary, _SHOWN)
+    return {"patients": len(evaluation.patients), "edges_ml": [round(e, 3) for e in evaluation.edges], "strata": strata}
+
+
+def _kept(summary: pd.DataFrame, measures: Collection[str]) -> dict[str, dict[str, Any]]:
+    """stratum → measure → n, mean, low, high, median, of those measures that some patients have."""
     strata: dict[str, dict[str, Any]] = {}
-    for row in evaluation.summary.to_dict(orient="records"):
-        if row["measure"] in _SHOWN and row["n"]:
+    for row in summary.to_dict(orient="records"):
+        if row["measure"] in measures and row["n"]:
             values = {key: _number(row[key]) for key in ("mean", "low", "high", "median")}
             strata.setdefault(str(row["stratum"]), {})[str(row["measure"])] = {"n": int(row["n"]), **values}
-    return {"patients": len(evaluation.patients), "edges_ml": [round(e, 3) for e in evaluation.edges], "strata": strata}
+    return strata
 
 
 def _number(value: Any) -> float | None:
@@ -120,12 +131,13 @@ def card_text(info: ModelInfo, commands: str = "") -> str:
         lines += ["", "## Cross-validation on its own cases", "", f"{validated.get('how', '')}.", "", *_validated_table(validated)]
     for title, held in held_out(info.metrics).items():
         digest = f"Cases with the digest `{held['cases_digest']}`." if held.get("cases_digest") else ""
-        lines += ["", f"## {title}", "", *([digest, ""] if digest else []), *_table(held.get("after", held))]
+        lines += ["", f"## {title}", "", *([digest, ""] if digest else []), *_few_heads(held), *_table(held.get("after", held))]
         if "before" in held:
             own = f", with its own threshold of {held['before_threshold']:g}" if "before_threshold" in held else ""
-            lines += ["", f"The base {info.base_name} alone, on the same cases{own}:", "", *_table(held["before"])]
+            lines += ["", f"The base {info.base_name} alone, on the same cases{own}{_and_paired(held['before'])}:", "", *_table(held["before"])]
         if "chosen" in held:
-            lead = f"The base alone with a threshold of {held['chosen_threshold']:g}, chosen on the same validation cases as the adapter's:"
+            lead = f"The base alone with a threshold of {held['chosen_threshold']:g}, chosen on the same validation cases as the adapter's"
+            lead += f"{_and_paired(held['chosen'])}:"
             lines += ["", lead, "", *_table(held["chosen"])]
     if not held_out(info.metrics):
         lines += ["", "No figures on held-out cases have been measured."]
@@ -187,6 +199,20 @@ def _made_of(training: dict[str, Any]) -> list[str]:
     return [f"- {'combined' if training.get('combined') else 'trained'} {told}"] if told else []
 
 
+def _few_heads(held: dict[str, Any]) -> list[str]:
+    """What the intervals leave out where several patients were made from one head, as a paragraph."""
+    heads = held.get("heads")
+    if heads is None or heads >= (patients := held.get("after", held)["patients"]):
+        return []
+    shared = f"one head was made into all {patients} patients" if heads == 1 else f"{heads} heads were made into {patients} patients"
+    told = "Intervals take patients as independent of each other, which those of one head are not: for new heads they are likely too narrow."
+    return [f"By the case table {shared}. {told}", ""]
+
+
+def _and_paired(base: dict[str, Any]) -> str:
+    return "; last, each patient's own difference" if "difference" in base else ""
+
+
 def _table(held: dict[str, Any]) -> list[str]:
     strata = held["strata"]
     rows = ["| measure | " + " | ".join(strata) + " |", "|---" * (len(strata) + 1) + "|"]
@@ -196,6 +222,9 @@ def _table(held: dict[str, Any]) -> list[str]:
         cells = [_cell(measures.get(key), count) for measures, count in zip(strata.values(), counts, strict=True)]
         if any(cells):
             rows.append(f"| {heading} | " + " | ".join(cells) + " |")
+    for key in _PAIRED if "difference" in held else ():
+        cells = [_cell(held["difference"].get(stratum, {}).get(key), count, "+") for stratum, count in zip(strata, counts, strict=True)]
+        rows.append(f"| {_SHOWN[key]}, adapter − base | " + " | ".join(cells) + " |")
     return rows
 
 
@@ -215,12 +244,12 @@ def _validated_table(validated: dict[str, Any]) -> list[str]:
     return rows + [f"| Dice, {name} (n = {part['n']}) | {part['mean']:.2f} |" for name, part in by_volume.items() if part["mean"] is not None]
 
 
-def _cell(value: dict[str, Any] | None, patients: int | None) -> str:
-    """Mean (interval) [median], and n where it is not that of the column's patients; empty where nothing was measured."""
+def _cell(value: dict[str, Any] | None, patients: int | None, sign: str = "") -> str:
+    """Mean (interval) [median], and n where it is not that of the column's patients; empty where nothing was measured. sign: + to show it always."""
     if value is None or value["mean"] is None:
         return ""
     between = f" ({value['low']:.2f} to {value['high']:.2f})" if value["low"] is not None else ""
-    return f"{value['mean']:.2f}{between} [{value['median']:.2f}]{fewer(value.get('n'), patients)}"
+    return f"{value['mean']:{sign}.2f}{between} [{value['median']:{sign}.2f}]{fewer(value.get('n'), patients)}"
 
 
 def commands_in(card: Path) -> str:
@@ -244,7 +273,8 @@ def make_card(
     choose: bool = False,
     record: bool = True,
 ) -> ModelInfo:
-    """Measure a model on case tables (title → table), an adapter against its base; record the figures in its header and write its card to `path`.
+    """Measure a model on case tables (title → table), an adapter against its base and patient by patient too; record the figures in its header and
+    write its card to `path`.
 
     validation: the cases that chose an adapter's threshold; the base is then measured again with a threshold chosen on them, so that what the
     adapter gains is not the threshold's. clean: title → scan without haemorrhage, in which all that is segmented is false. choose: the model's
@@ -296,14 +326,16 @@ def make_card(
             events.log(f"{title}: measured on the {len(table)} cases of the split test, not on the {len(whole_table) - len(table)} others.")
         digest = {TABLE: table_digest(case_digests(table, findings))}
         _require_unseen(title, scan_digests(table, findings), digest[TABLE], models)
-        measured = {
-            which: figures(measure(segmenter, table, events, f"{title}: {_WHICH[which]}")) for which, segmenter in {**segmenters, **chosen}.items()
-        }
+        told = digest if (heads := whole_table.heads(table)) is None else digest | {"heads": heads}
+        found = {which: measure(segmenter, table, events, f"{title}: {_WHICH[which]}") for which, segmenter in {**segmenters, **chosen}.items()}
+        measured = {which: figures(evaluation) for which, evaluation in found.items()}
         if adapter is not None:
             thresholds = {f"{which}_threshold": segmenter.threshold for which, segmenter in {**segmenters, **chosen}.items() if which != "after"}
-            held[title] = measured | thresholds | digest
+            for which in measured.keys() - {"after"}:
+                measured[which]["difference"] = _kept(differences(found["after"], found[which], _PAIRED), _PAIRED)
+            held[title] = measured | thresholds | told
         else:
-            held[title] = measured["after"] | digest
+            held[title] = measured["after"] | told
     false_ml = {
         title: {which: round(segmenter.segment(ct, events).report.total_ml, 3) for which, segmenter in segmenters.items()}
         for title, ct in (clean or {}).items()

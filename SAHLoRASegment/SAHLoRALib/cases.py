@@ -13,6 +13,8 @@ cases.csv has a header and one row a case. Paths are relative to the file. Comma
 | haemorrhage | `no` for a patient without: then, and only then, the mask may be empty |
 | series | number, description or UID of the DICOM series |
 | split | `train`, `validation`, `test`: no patient may be in two; `test` is kept for a later test of the finished model |
+
+Other columns are a user's own. Of those that `sahlora phantom` adds, a model card looks at `head`: the anatomy that a synthetic patient is made of.
 """
 
 from __future__ import annotations
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from .case_check import Finding
 
 _COLUMNS = ("case", "image", "mask", "patient", "site", "segment", "haemorrhage", "series", "split")
+#: Of synthetic cases: the anatomy that one was made from.
+HEAD = "head"
 #: Rows of a split that is kept for a later, independent test; what a split of validation cases is called.
 TEST_SPLIT, VALIDATION_SPLITS = "test", ("validation", "valid", "val")
 #: All that a row's split may say, in small letters; a misspelt test would be trained on.
@@ -102,7 +106,7 @@ class CaseTable:
     """Cases in the order of the table.
 
     warnings: what a user should know about the table. incomplete: (name, what is missing and what to do) for what was found in a folder but makes
-    no case; `check` reports it with everything else. own: case → a user's own columns, which are written back and not used.
+    no case; `check` reports it with everything else. own: case → a user's own columns, which are written back and not used, but for `heads`.
     """
 
     cases: tuple[Case, ...]
@@ -127,6 +131,11 @@ class CaseTable:
     def patients(self) -> tuple[str, ...]:
         """Every patient once, in the order of the table."""
         return tuple(dict.fromkeys(case.patient for case in self.cases))
+
+    def heads(self, among: CaseTable | None = None) -> int | None:
+        """From how many heads synthetic cases were made, all or those among others; None where the table does not say it of each."""
+        names = {self.own.get(case.case, {}).get(HEAD, "") for case in among or self}
+        return len(names) if names and "" not in names else None
 
     def of_patients(self, patients: Collection[str]) -> CaseTable:
         """The cases of these patients."""

@@ -194,6 +194,26 @@ def summarise(
     )
 
 
+def differences(
+    after: Evaluation, before: Evaluation, measures: Sequence[str] = ("dice",), resamples: int = RESAMPLES, seed: int = 0
+) -> pd.DataFrame:
+    """after − before, each patient against himself: a row for each stratum and measure, with n, mean with its bootstrap interval, and median.
+
+    Both are of the same cases. Patients in whom a measure is not defined on one of the two sides are left out of it.
+    """
+    import pandas as pd
+
+    a, b = after.patients.set_index("patient"), before.patients.set_index("patient")
+    rows = []
+    for name in after.counts:
+        part = a if name == ALL else a[a["stratum"] == name]
+        for measure in measures:
+            gaps = (part[measure] - b[measure].reindex(part.index)).dropna().to_numpy(float)
+            mean = bootstrap_mean(gaps, resamples=resamples, seed=seed)
+            rows.append((name, measure, mean.n, mean.value, mean.low, mean.high, float(np.median(gaps)) if mean.n else math.nan))
+    return pd.DataFrame(rows, columns=["stratum", "measure", "n", "mean", "low", "high", "median"])
+
+
 def pool_patients(cases: pd.DataFrame) -> pd.DataFrame:
     """One row a patient from one row a scan, in the order in which patients first appear; how is said on top of this file.
 

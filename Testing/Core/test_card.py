@@ -21,6 +21,7 @@ from SAHLoRALib.metrics import dice
 from SAHLoRALib.provenance import table_digest, used_scans
 from SAHLoRALib.runs import load_segmenter
 from SAHLoRALib.slices import volume_ml
+from SAHLoRALib.statistics import bootstrap_mean
 from SAHLoRALib.training_config import TrainingConfig
 from SAHLoRALib.validation import FLAT, THRESHOLDS
 from SAHLoRALib.weights import ModelInfo, load_network, read_info, record_metrics, save_adapter
@@ -98,6 +99,50 @@ def test_the_base_is_measured_with_a_threshold_from_the_adapters_validation_case
     assert held["chosen"]["strata"]["all"]["soft_dice"] == held["before"]["strata"]["all"]["soft_dice"]
     capsys.readouterr()
     assert main(["card", str(base.path), "--cases", str(cases), "--validation", str(judged_by)]) == 2 and "is no adapter" in capsys.readouterr().err
+
+
+def test_an_adapters_gain_is_measured_patient_by_patient(tmp_path, base, cases):
+    adapter = some_adapter(base)
+    table = CaseTable.read(cases)
+    make_card(adapter, base, {"heads": table}, tmp_path / "card.md", validation=CaseTable.read(save_cohort(tmp_path / "v", (5, 7), ("v0", "v1"))))
+    held = read_info(adapter.path).metrics["held_out"]["heads"]
+    settings = TrainingConfig()
+    dices = []
+    for segmenter in (load_segmenter(adapter, base, settings), load_segmenter(base, None, settings)):
+        dices.append([dice(segmenter.segment(ct).mask, reference) for ct, reference in (case.read() for case in table)])
+    gaps = np.subtract(*dices)
+    told = held["before"]["difference"]["all"]["dice"]
+    expected = bootstrap_mean(gaps)
+    assert told["n"] == 3 and [told[key] for key in ("mean", "low", "high", "median")] == pytest.approx(
+        [expected.value, expected.low, expected.high, np.median(gaps)], abs=1e-4
+    )
+    assert set(held["chosen"]["difference"]["all"]) == {"dice", "absolute_error_ml"} and "difference" not in held["after"]
+    text = (tmp_path / "card.md").read_text(encoding="utf-8")
+    shown = f"| Dice, adapter − base | {told['mean']:+.2f} ({told['low']:.2f} to {told['high']:.2f}) [{told['median']:+.2f}] |"
+    assert shown in text and text.count("| absolute error (mL), adapter − base |") == 2 and text.count("; last, each patient's own difference:") == 2
+
+
+def with_heads(cases: Path, *heads: str) -> CaseTable:
+    """The table with a column head, as `sahlora phantom` writes it."""
+    lines = cases.read_text(encoding="utf-8").splitlines()
+    cases.write_text("\n".join(f"{line},{head}" for line, head in zip(lines, ("head", *heads), strict=True)) + "\n", encoding="utf-8")
+    return CaseTable.read(cases)
+
+
+@pytest.mark.parametrize(
+    ("heads", "counted", "told"),
+    [
+        (("h1", "h2", "h1"), 2, "By the case table 2 heads were made into 3 patients. Intervals take patients as independent"),
+        (("h1", "h1", "h1"), 1, "one head was made into all 3 patients"),
+        (("h1", "h2", "h3"), 3, ""),
+        (("h1", "", "h1"), None, ""),  # not said of each: nothing is made up
+    ],
+)
+def test_a_card_says_where_its_patients_share_heads(tmp_path, base, cases, heads, counted, told):
+    make_card(base, None, {"heads": with_heads(cases, *heads)}, tmp_path / "card.md")
+    text = (tmp_path / "card.md").read_text(encoding="utf-8")
+    assert read_info(base.path).metrics["held_out"]["heads"].get("heads") == counted
+    assert told in text and ("likely too narrow" in text) == bool(told)
 
 
 def best_threshold(segmenter, cases):
