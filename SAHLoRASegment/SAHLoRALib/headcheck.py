@@ -1,7 +1,7 @@
 """Is this a head CT in HU? Asked of every scan before it reaches the network.
 
 The questions are kept wide: thick slices, partial heads, children, craniotomies, large haematomas and noise must all pass. What has no air, no bone,
-no soft tissue, or no slice with brain in a ring of skull, does not.
+no soft tissue, or no slice with brain in a ring of skull, does not; but a brain alone, whose skull was taken away, does.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import numpy as np
 
 from .errors import ScanError
 from .skull import block_factors, block_mean, bone_hull, convex_hull, ring_inside
+from .stripped import is_brain_alone
 from .volume import CTVolume
 
 #: Outer size of a skull's outline, mm: from a newborn's to more than any adult's (a window for lost or wrong spacing, too).
@@ -28,9 +29,14 @@ _SKEW = 0.0087
 #: Enamel and sharp kernels stay below; scanners of 12 bits end at 3071. What is above 16 bits is padding.
 _DENSEST_BONE_HU, _PADDING_HU, _FEWEST_METAL_VOXELS = 3000.0, 32767.0, 8
 
+_STRIPPED = (
+    "The skull was taken away from this scan before: what is left counts as its inside, blood at its edge may be missed, and a rest of bone there "
+    "may look like blood."
+)
+
 
 def check_head_ct(ct: CTVolume) -> tuple[str, ...]:
-    """Warnings about geometry and metal. Raises ScanError, one sentence, for what is not a head CT in HU."""
+    """Warnings about geometry, metal and a skull that is missing. Raises ScanError, one sentence, for what is not a head CT in HU."""
     where = f"{ct.source}: " if ct.source else ""
     if ct.hu.size == 0:
         raise ScanError(f"{where}the scan is empty.")
@@ -49,6 +55,8 @@ def check_head_ct(ct: CTVolume) -> tuple[str, ...]:
     if min(told[:2]) < _PIXEL_MM[0] or max(told) > _PIXEL_MM[1] or np.ptp(ct.positions @ ct.normal) < _LEAST_HEIGHT_MM:
         sizes = " × ".join(f"{n:.3g}" for n in told)
         raise ScanError(f"{where}voxels of {sizes} mm (rows, columns, slices) cannot be a head's; the pixel spacing in the header is wrong.")
+    if is_brain_alone(ct):
+        return (*geometry_warnings(ct), *_metal_warning(ct, high), _STRIPPED)
     _, pixels, spacing = _sampled(ct, ct.hu)
     if (why := _not_hu(pixels, low, high)) is not None:
         raise ScanError(f"{where}the values are not those of a head CT in Hounsfield units (they run from {low:.0f} to {high:.0f}): {why}.")

@@ -173,6 +173,7 @@ class Segmenter:
         from .findings import tidied
         from .headcheck import inside_warnings
         from .slices import brain_window, head_window, intracranial, slices_to_see, volume_ml
+        from .stripped import brain_alone, is_brain_alone
 
         start = time.monotonic()
         events = events or Events()
@@ -184,7 +185,7 @@ class Segmenter:
                 f"The slices are noisier ({head.noise_hu:.0f} HU) than what the models have seen, so they were smoothed: small bleeds may be missed. "
                 "Take a reconstruction with thicker slices or a softer kernel if there is one."
             )
-        inside = intracranial(ct)
+        inside = brain_alone(ct) if is_brain_alone(ct) else intracranial(ct)
         if inside.any():
             warnings += inside_warnings(ct, inside)
         else:
