@@ -11,8 +11,11 @@ import pydicom
 import SimpleITK as sitk
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from SAHLoRALib.ct import CTVolume, Storage
 
 CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
+#: Heights of slices, mm: of a head of 130 mm, and of one with its air above and below.
+EVEN, WHOLE = np.arange(-65.0, 66.0, 10.0), np.arange(-70.0, 71.0, 10.0)
 SCALP, SKULL, BRAIN = (74.0, 92.0, 72.0), (69.0, 87.0, 67.0), (60.0, 78.0, 58.0)
 
 
@@ -134,3 +137,32 @@ def write_series(
         pydicom.dcmwrite(path, data, enforce_file_format=True)
         paths.append(path)
     return paths
+
+
+def head_volume(
+    heights: np.ndarray, tilt: float = 0.0, shape: tuple[int, int] = (100, 80), spacing: tuple[float, float] = (2.0, 2.25), values: object = head_hu
+) -> CTVolume:
+    """A CTVolume with slices at these heights, made from a function of LPS points."""
+    rows, columns = tilted_axes(tilt)
+    start = -rows * spacing[1] * (shape[1] - 1) / 2 - columns * spacing[0] * (shape[0] - 1) / 2
+    positions = start + np.asarray(heights, float)[:, None] * np.array([0.0, 0.0, 1.0])
+    hu = values(points_of(positions, shape, spacing, rows, columns)).astype(np.float32)
+    step = (heights[-1] - heights[0]) / (len(heights) - 1)
+    direction = np.stack((rows, columns, [0, 0, 1.0]), axis=1).ravel()
+    storage = Storage.of_grid((shape[1], shape[0], len(heights)), tuple(positions[0]), (spacing[1], spacing[0], step), tuple(direction), slice_axis=0)
+    return CTVolume(hu, positions, spacing, rows, columns, storage)
+
+
+def points_in(ct: CTVolume) -> np.ndarray:
+    return points_of(ct.positions, ct.shape[1:], ct.spacing, ct.row_direction, ct.column_direction)
+
+
+def on_holder(points: np.ndarray) -> np.ndarray:
+    """The head on a curved shell of 4 mm that touches it, with two bars of dense plastic beside it."""
+    hu = head_hu(points)
+    radius = np.hypot(points[..., 0], points[..., 1] + 20)
+    shell = (abs(radius - 114.0) < 2.0) & (points[..., 1] > 20)
+    bars = (abs(abs(points[..., 0]) - 95.0) < 2.5) & (abs(points[..., 1]) < 40)
+    hu[shell & (hu < -500)] = 40.0
+    hu[bars] = 600.0
+    return hu
