@@ -9,13 +9,12 @@ from __future__ import annotations
 import numpy as np
 
 from .errors import ScanError
-from .skull import block_factors, block_mean, bone_hull, convex_hull, ring_inside
+from .skull import bone_hull, convex_hull, ring_inside, sampled
 from .stripped import is_brain_alone
 from .volume import CTVolume
 
 #: Outer size of a skull's outline, mm: from a newborn's to more than any adult's (a window for lost or wrong spacing, too).
 _SKULL_MM = (60.0, 260.0)
-_MOST_SLICES = 48
 #: Pixels from those of a bone reconstruction of the inner ear to those of a coarse preview; slices may lie as far apart as the latter.
 _PIXEL_MM = (0.05, 30.0)
 #: mm below the top of the skull in which its inside is judged: there is no face in it. Less than this share of what its bone encloses is too little.
@@ -57,7 +56,7 @@ def check_head_ct(ct: CTVolume) -> tuple[str, ...]:
         raise ScanError(f"{where}voxels of {sizes} mm (rows, columns, slices) cannot be a head's; the pixel spacing in the header is wrong.")
     if is_brain_alone(ct):
         return (*geometry_warnings(ct), *_metal_warning(ct, high), _STRIPPED)
-    _, pixels, spacing = _sampled(ct, ct.hu)
+    _, pixels, spacing = sampled(ct, ct.hu)
     if (why := _not_hu(pixels, low, high)) is not None:
         raise ScanError(f"{where}the values are not those of a head CT in Hounsfield units (they run from {low:.0f} to {high:.0f}): {why}.")
     if (why := _not_a_head(pixels, spacing)) is not None:
@@ -65,21 +64,13 @@ def check_head_ct(ct: CTVolume) -> tuple[str, ...]:
     return (*geometry_warnings(ct), *_metal_warning(ct, high))
 
 
-def _sampled(ct: CTVolume, array: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
-    """Of an array (slices, rows, columns) on the scan's grid: numbers of slices from all its height, their means of blocks of 2 mm, mm of a block."""
-    chosen = np.unique(np.linspace(0, len(ct.hu) - 1, min(_MOST_SLICES, len(ct.hu))).round().astype(int))
-    factors = block_factors(ct, 2.0)
-    spacing = (ct.spacing[0] * factors[0], ct.spacing[1] * factors[1])
-    return chosen, np.stack([block_mean(array[k], factors) for k in chosen]), spacing
-
-
 def inside_warnings(ct: CTVolume, inside: np.ndarray) -> tuple[str, ...]:
     """What the upper part of the head says of the inside of the skull that was found, bool (slices, rows, columns), and of the HU in it.
 
     A brain that was lost leaves far less than its bone encloses: a tenth at most where it was lost, in real and synthetic scans, and else 0.95.
     """
-    chosen, pixels, spacing = _sampled(ct, ct.hu)
-    share = _sampled(ct, inside)[1]
+    chosen, pixels, spacing = sampled(ct, ct.hu)
+    share = sampled(ct, inside)[1]
     bone = pixels > 200.0
     held = np.flatnonzero((bone.sum(axis=(1, 2)) * spacing[0] * spacing[1] > 200.0) | (share > 0.5).any(axis=(1, 2)))
     if not len(held):

@@ -27,6 +27,8 @@ BARRIER_HU = 130.0
 #: this HU. At 250 HU a thin subdural film would lose a sixth of its volume.
 EDGE_HU = 500.0
 _COARSE_MM = 1.5
+#: Where a scan is only looked at: no more slices than this.
+_MOST_SLICES = 48
 #: Slices nearer than this to one that is outlined take its outline, the nearest one's.
 _APART_MM = 1.25
 _CLOSINGS_MM = (5.0, 10.0, 20.0)
@@ -101,6 +103,14 @@ def block_mean(hu: np.ndarray, factors: tuple[int, int]) -> np.ndarray:
 def block_factors(ct: CTVolume, pixel_mm: float) -> tuple[int, int]:
     """Pixels of the scan, along rows and columns, in a block of about pixel_mm."""
     return max(1, round(pixel_mm / ct.spacing[0])), max(1, round(pixel_mm / ct.spacing[1]))
+
+
+def sampled(ct: CTVolume, array: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
+    """Of an array (slices, rows, columns) on the scan's grid: numbers of slices from all its height, their means of blocks of 2 mm, mm of a block."""
+    chosen = np.unique(np.linspace(0, len(ct.hu) - 1, min(_MOST_SLICES, len(ct.hu))).round().astype(int))
+    factors = block_factors(ct, 2.0)
+    spacing = (ct.spacing[0] * factors[0], ct.spacing[1] * factors[1])
+    return chosen, np.stack([block_mean(array[k], factors) for k in chosen]), spacing
 
 
 def _coarse(ct: CTVolume, factors: tuple[int, int], slices: list[int]) -> CTVolume:

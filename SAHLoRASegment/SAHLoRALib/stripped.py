@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from .discs import filled, within
-from .skull import BARRIER_HU, EDGE_HU, block_factors, block_mean
+from .skull import BARRIER_HU, EDGE_HU, sampled
 from .volume import CTVolume
 
 #: The largest brain with a rest of bone, and the smallest, mm in any slice.
@@ -22,7 +22,6 @@ _MEDIAN_HU, _SPREAD_HU = (20.0, 45.0), 45.0
 _LEAST_SOFT, _MOST_BONE, _MOST_HIGHEST = 0.8, 0.12, 0.03
 #: Deeper than this the brain holds hardly any bone, as a spine or a limb does: at most this share of all.
 _EDGE_MM, _MOST_INNER_BONE = 6.0, 0.02
-_MOST_SLICES = 48
 
 
 def is_brain_alone(ct: CTVolume) -> bool:
@@ -30,9 +29,7 @@ def is_brain_alone(ct: CTVolume) -> bool:
     background = ct.hu[0, 0, 0]
     if any((part != background).any() for part in (ct.hu[:, 0], ct.hu[:, -1], ct.hu[:, :, 0], ct.hu[:, :, -1])):
         return False
-    factors = block_factors(ct, 2.0)
-    chosen = np.unique(np.linspace(0, len(ct.hu) - 1, min(_MOST_SLICES, len(ct.hu))).round().astype(int))
-    pixels = np.stack([block_mean(ct.hu[k], factors) for k in chosen])
+    _, pixels, spacing = sampled(ct, ct.hu)
     there = (pixels > -200.0) & (pixels != background)
     values = pixels[there]
     soft = values[(values > -20.0) & (values < BARRIER_HU)]
@@ -43,7 +40,6 @@ def is_brain_alone(ct: CTVolume) -> bool:
     dense, most = (values > 200.0, _MOST_BONE) if highest > 200.0 else (values >= highest - 0.5, _MOST_HIGHEST)
     if dense.mean() > most:
         return False
-    spacing = (ct.spacing[0] * factors[0], ct.spacing[1] * factors[1])
     inner = sum(int(((hu > 200.0) & ~within(~tissue, _EDGE_MM, spacing)).sum()) for hu, tissue in zip(pixels, there, strict=True))
     if inner > _MOST_INNER_BONE * len(values):
         return False
