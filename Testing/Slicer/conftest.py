@@ -71,10 +71,12 @@ def module(model_folder: Path) -> Any:
 
 @pytest.fixture
 def scene(module: Any) -> Any:
-    """An empty scene."""
+    """An empty scene, which is read from and written to files as at the start: clearing leaves how a test before set that."""
     import slicer
 
     slicer.mrmlScene.Clear(1)
+    slicer.mrmlScene.SetSaveToXMLString(0)
+    slicer.mrmlScene.SetLoadFromXMLString(0)
     return slicer.mrmlScene
 
 

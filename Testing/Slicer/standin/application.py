@@ -18,9 +18,6 @@ os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 loaded: dict[str, Path] = {}
 
 
-_TEMPORARY = tempfile.gettempdir()
-
-
 class Application:
     """What the modules ask of slicer.app."""
 
@@ -122,7 +119,7 @@ def new_scene(logic: Any) -> None:
     scene = slicer.vtkMRMLScene()
     slicer.mrmlScene = scene
     logic.SetMRMLScene(scene)
-    cache = tempfile.mkdtemp(prefix="sahlora-cache-", dir=_TEMPORARY)  # not where a test looks for what jobs leave
+    cache = tempfile.mkdtemp(prefix="sahlora-cache-")
     logic.SetTemporaryPath(cache)
     remote, data = slicer.vtkMRMLRemoteIOLogic(), slicer.vtkDataIOManagerLogic()
     remote.GetCacheManager().SetRemoteCacheDirectory(cache)
