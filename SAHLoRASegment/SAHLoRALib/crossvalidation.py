@@ -33,6 +33,7 @@ from .events import Events
 from .files import alone
 from .folds import Folds, folds_for, split_validation
 from .measured import CROSS_VALIDATION
+from .pace import Part
 from .parallel import Group, process_group
 from .provenance import SCANS, TABLE, programs, table_digest
 from .runs import (
@@ -46,6 +47,7 @@ from .runs import (
     run_digest,
     wait_for_all,
 )
+from .slices import PixelGrid
 from .statistics import RESAMPLES
 from .training import fit, save_model
 from .training_config import TrainingConfig
@@ -290,6 +292,16 @@ def header_figures(validated: CrossValidation) -> dict[str, Any]:
         "folds": validated.folds.count,
         "patients": len(evaluation.patients),
     }
+
+
+def cross_validated_part(cohort: Cohort, usable: Usable, count: int, share: float, events: Events) -> Part:
+    """What minutes are for: so many folds and the final training, each of about so many slices. share: of a fold's training patients that are held
+    out for validation.
+    """
+    grid = cohort.base.grid if cohort.base else PixelGrid()
+    cache = cohort.slices((case.case for case in usable.table), grid, events)
+    learning = (count - 1) / count
+    return Part(count + 1, count if share else 0, round(len(cache.positives) * learning * (1 - share)), round(len(cache) * learning * share))
 
 
 @contextmanager

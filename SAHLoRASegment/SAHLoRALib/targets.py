@@ -4,6 +4,7 @@ SAHLoRA unless the folder is named.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,10 +33,11 @@ def check_free(path: Path) -> None:
         raise ConfigError(f"There is a model {path} already; choose another name or remove it.")
 
 
-def check_own(path: Path, config: TrainingConfig, base: ModelInfo | None, *, any_steps: bool = False, start: ModelInfo | None = None) -> None:
+def check_own(path: Path, config: TrainingConfig, base: ModelInfo | None, *, free: Sequence[str] = (), start: ModelInfo | None = None) -> None:
     """Raise ConfigError where another training's model lies at `path`: one of other settings, of another base, or gone on from another adapter.
 
-    config: as `fit` runs it, with the base's network and grid. any_steps: the number of steps follows from a cross-validation and may differ.
+    config: as `fit` runs it, with the base's network and grid. free: settings that may differ, as the number of steps that follows from a
+    cross-validation or from the minutes that it was given.
     """
     if not path.exists():
         return
@@ -45,8 +47,7 @@ def check_own(path: Path, config: TrainingConfig, base: ModelInfo | None, *, any
         theirs = TrainingConfig.from_dict(kept.training["config"])
     except (SAHLoRAError, KeyError, TypeError) as error:
         raise ConfigError(taken) from error
-    if any_steps:
-        theirs = replace(theirs, steps=config.steps)
+    theirs = replace(theirs, **{name: getattr(config, name) for name in free})
     before = (kept.training.get("continued_from") or {}).get("digest")
     if before != (start.digest if start else None) or kept.base_digest != (base.digest if base else None) or theirs.identity() != config.identity():
         raise ConfigError(taken)

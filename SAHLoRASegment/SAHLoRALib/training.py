@@ -7,7 +7,7 @@ save_model(result, "asah-cp-lora.safetensors")
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from .device import choose_compute, fixed_sizes, threads
 from .errors import CaseError, ConfigError
 from .events import Events
 from .files import alone
-from .parallel import process_group
+from .parallel import Group, process_group
 from .samples import Readable, SliceCache
 from .training_config import TrainingConfig
 from .training_loop import TrainingLoop
@@ -37,12 +37,14 @@ def fit(
     resume: bool = True,
     context: Mapping[str, Any] | None = None,
     start: ModelInfo | None = None,
+    limit: Callable[[TrainingConfig, SliceCache, SliceCache, Group], TrainingConfig] | None = None,
 ) -> FitResult:
     """Train; the state lies in `folder`, and the same call goes on from there (resume=False starts anew).
 
     train_cases, validation_cases: cases as `samples.SliceCache.read` takes them, or caches on the base's grid. base: needed for every strategy but
     "scratch". context: goes with the metric events (run, fold). start: what the training goes on from, an adapter of the same
-    configuration on the same base, or for "scratch" a whole network, made wider where the configuration asks for more channels.
+    configuration on the same base, or for "scratch" a whole network, made wider where the configuration asks for more channels. limit: changes the
+    number of steps once the cases are read (`pace.within_minutes`).
     Under torchrun every process calls this with the same cases.
 
     Raises ConfigError, CaseError, ModelError; SAHLoRAError when the loss is not a number; Cancelled after a checkpoint.
@@ -72,6 +74,8 @@ def fit(
             train = _cached(train_cases, config, spill, events, "reading training cases")
             validation = _cached(validation_cases, config, spill, events, "reading validation cases")
             train.require_blood()
+            if limit is not None:
+                config = limit(config, train, validation, group)
             loop = TrainingLoop(config, train, validation, base, Path(folder), events, compute, group, dict(context or {}), start)
             if resume:
                 loop.restore()

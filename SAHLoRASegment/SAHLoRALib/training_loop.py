@@ -77,7 +77,7 @@ class TrainingLoop:
                 f"{len(self.train.negatives)} without blood of {len(self.train.cases)} cases: {self.total} steps."
             )
         self.network.train()
-        feed = Feed(self._batch, self.compute.device, self.total)
+        feed = Feed(self.batch, self.compute.device, self.total)
         try:
             return self._loop(feed)
         finally:
@@ -91,7 +91,7 @@ class TrainingLoop:
             if self.step == self.total or self.stopped:
                 return self._result()
             self._check_cancel()
-            loss = self._one_step(feed.batch(self.step))
+            loss = self.one_step(feed.batch(self.step))
             self.step += 1
             self.losses.append(loss)
             self.events.metric("loss", loss, self.step, **self.context)
@@ -99,7 +99,7 @@ class TrainingLoop:
             if time.monotonic() - self.saved_at > self.config.checkpoint_seconds and not self._epoch_is_due():
                 self._save()
 
-    def _batch(self, step: int) -> Batch:
+    def batch(self, step: int) -> Batch:
         """This process's part of a step's slices: a pure function of seed and step."""
         config, device = self.config, self.compute.device
         part = self.group.share(config.batch)
@@ -110,7 +110,8 @@ class TrainingLoop:
         hu, blood = hu.to(device, non_blocking=True), blood.to(device, non_blocking=True)
         return augment(hu, blood, sizes, seeds, config.crop, config.grid.window, config.augmentation)
 
-    def _one_step(self, batch: Batch) -> float:
+    def one_step(self, batch: Batch) -> float:
+        """Learn from a batch; returns its loss. Raises SAHLoRAError where that is not a number."""
         config = self.config
         learning_rate = config.rate_at(self.step, self.total)
         for settings in self.optimiser.param_groups:

@@ -15,6 +15,8 @@ from .common import Common, validation_cases
 
 if TYPE_CHECKING:
     from ..cases import CaseTable
+    from ..parallel import Group
+    from ..samples import SliceCache
     from ..training_config import TrainingConfig
     from ..weights import ModelInfo
 
@@ -40,6 +42,9 @@ class TrainingArguments(Common):
     """Folder of the model; without it your own model folder, where sahlora segment finds it and the names of bundled models are refused."""
     run: Path | None = None
     """Folder of the unfinished training, runs/NAME without it."""
+    minutes: float | None = None
+    """Time for all trainings together, their validations included, reading and segmenting the cases not: fewer steps than epochs or steps say where
+    they would take longer on this machine. How many is measured once, kept in the run folder (pace.json) and the same for all folds."""
     fresh: bool = False
     """Start anew where an unfinished training lies in the run folder."""
     description: str = ""
@@ -61,6 +66,7 @@ def train_and_save(
 ) -> int:
     """Check the cases, train, write the model; returns 0. start: the adapter that is gone on from. Raises SAHLoRAError."""
     from ..checkpoint import FILE_NAME
+    from ..pace import Part, check_minutes, within_minutes
     from ..runs import effective
     from ..targets import check_free, check_own, model_target
     from ..training import fit, save_model
@@ -68,14 +74,22 @@ def train_and_save(
     leads = int(os.environ.get("RANK", "0")) == 0  # of torchrun's processes the one that speaks and writes
     if not leads:
         events = Events(cancel_file=arguments.cancel_file)
+    check_minutes(arguments.minutes)
     path = model_target(arguments.folder, arguments.name)
     run = arguments.run or Path("runs") / arguments.name
     if not (run / FILE_NAME).exists():
         check_free(path)
-    check_own(path, effective(settings, base), base, start=start)
+    check_own(path, effective(settings, base), base, free=free_settings(arguments), start=start)
     training, validation, told_of_them = chosen_cases(arguments, events)
     events.log(f"{len(training)} training cases, {len(validation)} validation cases; {f'base {base.name}' if base else 'from scratch'}.")
-    result = fit(settings, training, validation, base, run, events, resume=not arguments.fresh, start=start)
+
+    def limited(config: TrainingConfig, learnt: SliceCache, judging: SliceCache, group: Group) -> TrainingConfig:
+        part = Part(1, int(bool(len(judging))), len(learnt.positives), len(judging))
+        assert arguments.minutes is not None
+        return within_minutes(config, arguments.minutes, base, part, run, events, group=group, start=start, fresh=arguments.fresh)
+
+    limit = limited if arguments.minutes is not None else None
+    result = fit(settings, training, validation, base, run, events, resume=not arguments.fresh, start=start, limit=limit)
     if not leads:
         return 0
     told = {
@@ -152,6 +166,11 @@ def chosen_cases(arguments: TrainingArguments, events: Events) -> tuple[CaseTabl
         if with_blood or len(part) >= FEWEST_PATIENTS:
             judge += split_validation(part, share, settings_seed(arguments))[1]
     return usable.of_patients([p for p in usable.patients if p not in judge]), usable.of_patients(judge), told
+
+
+def free_settings(arguments: TrainingArguments) -> tuple[str, ...]:
+    """Settings that follow from the minutes that are given."""
+    return ("steps", "steps_per_epoch") if arguments.minutes is not None else ()
 
 
 def settings_seed(arguments: TrainingArguments) -> int:

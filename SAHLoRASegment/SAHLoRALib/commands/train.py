@@ -12,7 +12,7 @@ import tyro
 from ..errors import ConfigError
 from ..events import Events
 from ..training_config import TrainingConfig
-from .fitting import DEFAULT_SHARE, TrainingArguments, train_and_save
+from .fitting import DEFAULT_SHARE, TrainingArguments, free_settings, train_and_save
 
 if TYPE_CHECKING:
     from ..crossvalidation import CrossValidation
@@ -99,9 +99,10 @@ def _cross_validated(arguments: Arguments, config: TrainingConfig, base: ModelIn
     from ..cases import CaseTable
     from ..cohort import Cohort
     from ..continuation import continue_from
-    from ..crossvalidation import RUNS, cross_validate, processes, train_final, usable_cases
+    from ..crossvalidation import RUNS, cross_validate, cross_validated_part, processes, train_final, usable_cases
     from ..evaluation import check_edges
     from ..files import alone
+    from ..pace import check_minutes, within_minutes
     from ..report import write_training_report
     from ..runs import effective
     from ..targets import check_own, model_target
@@ -113,8 +114,9 @@ def _cross_validated(arguments: Arguments, config: TrainingConfig, base: ModelIn
     if not 0.0 <= share <= 0.5:
         raise ConfigError(f"validation_share must lie between 0 and 0.5, not at {share:g}.")
     check_edges(arguments.edges or None)
+    check_minutes(arguments.minutes)
     target = model_target(arguments.folder, arguments.name)
-    check_own(target, effective(config, base), base, any_steps=True, start=start)
+    check_own(target, effective(config, base), base, free=("steps", *free_settings(arguments)), start=start)
     output = arguments.run or Path("runs") / arguments.name
     going_on = None
     if start is not None:
@@ -136,6 +138,9 @@ def _cross_validated(arguments: Arguments, config: TrainingConfig, base: ModelIn
             with alone(output):  # not under another run's hands
                 shutil.rmtree(output / RUNS, ignore_errors=True)
         cohort = Cohort(usable.table, base, config.memory_gb)
+        if arguments.minutes is not None:
+            part = cross_validated_part(cohort, usable, count or DEFAULT_FOLDS, share, events)
+            config = within_minutes(config, arguments.minutes, base, part, output, events, group=group, start=start, fresh=arguments.fresh)
         validated = cross_validate(
             config, cohort, usable, output, events, count=count or DEFAULT_FOLDS, validation=share, seed=config.seed, edges=arguments.edges or None,
             more=1, group=group, going_on=going_on,
