@@ -59,6 +59,7 @@ class SAHLoRATrainParameterNode:
     norm: str = "frozen"
     strength: Annotated[float, WithinRange(0.05, 1.0)] = 1.0
     epochs: Annotated[int, WithinRange(1, 10000)] = 40
+    minutes: Annotated[int, WithinRange(0, 10000)] = 60
     learningRate: Annotated[float, WithinRange(0.00001, 1.0)] = 0.005
     folds: Annotated[int, WithinRange(0, 100)] = 3
     device: str = "auto"

@@ -40,7 +40,8 @@ class TrainingPlan:
     adapter. output: run folder.
 
     continue_from: weight file of an adapter of the same base, whose kind and folds are kept; former_run: output folder of its training, where it is
-    known. study: compare no fine-tuning, standard fine-tuning and the six adapters; method and name have no meaning then.
+    known. minutes: for all trainings together, 0 without a limit; a study has none. study: compare no fine-tuning, standard fine-tuning and the six
+    adapters; method and name have no meaning then.
     """
 
     cases: str = ""
@@ -51,6 +52,7 @@ class TrainingPlan:
     norm: str = "frozen"
     strength: float = 1.0
     epochs: int = 40
+    minutes: int = 0
     learning_rate: float = 5e-3
     folds: int = 3
     device: str = "auto"
@@ -123,6 +125,8 @@ class TrainingPlan:
             "strategy": strategy_of(self.method), "epochs": self.epochs, "learning_rate": self.learning_rate, "device": self.device,
             "checkpoint_seconds": _CHECKPOINT_SECONDS,
         }  # fmt: skip
+        if self.minutes:
+            job["minutes"] = self.minutes
         if self.continue_from:
             job["continue_from"] = self.continue_from
             if self.former_run:

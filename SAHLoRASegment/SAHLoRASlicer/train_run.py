@@ -22,7 +22,7 @@ SAMPLE = {"kind": "asah", "count": 6, "matrix": 192, "slices": 16, "seed": 40}
 #: What ends the name of a run's folder: the first digits of its digest.
 _A_RUN = re.compile(r"-[0-9a-f]{10}$")
 #: What the core writes into the output folder of a training or a study, beside folders.
-_WRITTEN = (".lock", "study.json", "made_of.json", "report.md", "results.csv", "methods.csv", "comparison.csv", "claims.csv")
+_WRITTEN = (".lock", "study.json", "made_of.json", "report.md", "pace.json", "results.csv", "methods.csv", "comparison.csv", "claims.csv")
 #: Passes over the sample cases that take minutes and not an hour.
 SAMPLE_EPOCHS = 8
 

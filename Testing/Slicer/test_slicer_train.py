@@ -259,6 +259,21 @@ def test_method_says_what_it_is_and_how_many_numbers_learn(train: Any) -> None:
     assert "--adapter.strength=0.5" in train.ui.commandText.plainText
 
 
+def test_the_time_limit_goes_to_the_training_and_a_study_has_none(train: Any) -> None:
+    from SAHLoRASlicer.train_plan import TrainingPlan
+
+    node, ui = train._parameterNode, train.ui
+    assert train.panel.plan().minutes == node.minutes == ui.minutesSpinBox.value == 60  # an hour, unless the user says otherwise
+    ui.minutesSpinBox.value = 25
+    plan = train.panel.plan()
+    assert plan.job()["minutes"] == 25 and "--minutes=25" in plan.command_line("python")
+    node.minutes = 0
+    assert "minutes" not in train.panel.plan().job() and "minutes" not in TrainingPlan().job()  # as in plans of earlier versions
+    node.minutes, node.preset = 25, "study"
+    train.panel.refresh()
+    assert not ui.minutesSpinBox.enabled and "minutes" not in train.panel.plan().job()
+
+
 def test_blood_window_and_case_are_set_in_the_segment_editor(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import types
 
