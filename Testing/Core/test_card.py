@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from SAHLoRALib.adapters import AdapterConfig, adapter_state, attach, load_adapter_state
-from SAHLoRALib.card import card_text, make_card
+from SAHLoRALib.card import make_card
+from SAHLoRALib.card_text import card_text
 from SAHLoRALib.cases import CaseTable
 from SAHLoRALib.cli import main
 from SAHLoRALib.cohort import case_digests, scan_digests

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from SAHLoRALib.adapters import AdapterConfig, adapter_state, attach, load_adapter_state, merge
-from SAHLoRALib.card import card_text
+from SAHLoRALib.card_text import card_text
 from SAHLoRALib.cases import CaseTable
 from SAHLoRALib.cli import main
 from SAHLoRALib.combining import Part, combine, judge

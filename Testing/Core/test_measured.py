@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from SAHLoRALib.card import card_text, make_card
+from SAHLoRALib.card import make_card
+from SAHLoRALib.card_text import card_text
 from SAHLoRALib.cases import CaseTable
 from SAHLoRALib.cli import main
 from SAHLoRALib.measured import cross_validated, headline, held_out, with_held_out

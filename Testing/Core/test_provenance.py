@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from SAHLoRALib import __version__
-from SAHLoRALib.card import card_text
+from SAHLoRALib.card_text import card_text
 from SAHLoRALib.cli import main
 from SAHLoRALib.commands.fitting import chosen_cases
 from SAHLoRALib.commands.train import Arguments

@@ -39,7 +39,8 @@ class Arguments(Common):
 
 def run(arguments: Arguments, events: Events) -> int:
     """Returns 0. Raises SAHLoRAError."""
-    from ..card import commands_in, make_card
+    from ..card import make_card
+    from ..card_text import commands_in
     from ..cases import CaseTable
     from ..catalogue import Catalogue
     from ..ct import read_ct
