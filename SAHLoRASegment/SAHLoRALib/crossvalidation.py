@@ -294,14 +294,14 @@ def header_figures(validated: CrossValidation) -> dict[str, Any]:
     }
 
 
-def cross_validated_part(cohort: Cohort, usable: Usable, count: int, share: float, events: Events) -> Part:
-    """What minutes are for: so many folds and the final training, each of about so many slices. share: of a fold's training patients that are held
-    out for validation.
+def cross_validated_part(cohort: Cohort, count: int, share: float, events: Events, *, final: int = 1) -> Part:
+    """What minutes are for: so many folds and final trainings, each of about so many slices. share: of a fold's training patients that are held out
+    for validation.
     """
     grid = cohort.base.grid if cohort.base else PixelGrid()
-    cache = cohort.slices((case.case for case in usable.table), grid, events)
+    cache = cohort.slices((case.case for case in cohort.table), grid, events)
     learning = (count - 1) / count
-    return Part(count + 1, count if share else 0, round(len(cache.positives) * learning * (1 - share)), round(len(cache) * learning * share))
+    return Part(count + final, count if share else 0, round(len(cache.positives) * learning * (1 - share)), round(len(cache) * learning * share))
 
 
 @contextmanager

@@ -14,21 +14,24 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
 
+from .batch import Within
 from .device import Compute, choose_compute, fixed_sizes, threads
 from .errors import DAMAGED, ConfigError
 from .events import Events
 from .files import write_text
+from .methods import SCRATCH
 from .parallel import Group
 from .runs import effective
 from .samples import CachedCase, SliceCache, seeded
-from .training_config import TrainingConfig
+from .training_config import TrainingConfig, check_minutes
 from .training_loop import TrainingLoop
 from .validation import validate
 from .weights import ModelInfo
@@ -36,8 +39,8 @@ from .weights import ModelInfo
 FILE = "pace.json"
 #: Validations of a training that is cut short, and the share of its time that they may take; one there always is.
 VALIDATIONS, SHARE = 4, 0.2
-#: Fewer steps than this teach nothing.
-FEWEST_STEPS = 20
+#: Fewer steps than this teach nothing; fewer than the other little, which is told.
+FEWEST_STEPS, FEW_STEPS = 20, 100
 #: Steps of the probe: the first are slower, since memory is taken and ways to compute are chosen.
 _WARMING, _TIMED = 2, 3
 
@@ -64,21 +67,24 @@ class Pace:
 
 def within_minutes(
     config: TrainingConfig, minutes: float, base: ModelInfo | None, part: Part, folder: Path, events: Events, *, group: Group | None = None,
-    start: ModelInfo | None = None, fresh: bool = False,
+    start: ModelInfo | None = None, fresh: bool = False, kinds: Sequence[TrainingConfig] = (),
 ) -> TrainingConfig:  # fmt: skip
     """The settings with so many steps that the trainings take `minutes` together, their validations included; as they are where they take less.
 
     Reading the scans and segmenting the test cases come on top. folder: of the run; its pace.json is used again unless `fresh`, or made. start: what
-    is gone on from. Raises ConfigError where the minutes are too few to learn anything.
+    is gone on from. kinds: of trainings that share the minutes, equally many of each, where they are several; all get the same steps, and a study
+    that is extended by more of them keeps its steps. Raises ConfigError where the minutes are too few to learn anything.
     """
     group = group or Group()
     config = effective(config, base)
     check_minutes(minutes)
     whole = config.steps or config.epochs * config.epoch_steps(part.positives)
-    asked: dict[str, Any] = {"minutes": minutes, "trainings": part.trainings, "whole": whole, "settings": _settings(config, base)}
+    asked: dict[str, Any] = {"minutes": minutes, "whole": whole, "settings": _settings(config, base)} | (
+        {} if kinds else {"trainings": part.trainings}
+    )
     known = None if fresh else _read(folder, asked)
     if group.any(known is None, choose_compute(config.device, "float32").device):
-        pace = measured_pace(config, base, events, group=group, start=start)
+        pace = _mean_pace(kinds or (config,), base, events, group, start)
         steps, validations = steps_within(minutes, pace, part)
         if steps >= whole:
             events.log(f"A step takes {pace.step_s:.2g} s here: all {whole} steps of a training fit into the {minutes:g} minutes.")
@@ -98,13 +104,10 @@ def within_minutes(
         return config
     several = f"for each of {part.trainings} trainings" if part.trainings > 1 else "for the training"
     events.log(f"A step takes {known['step_s']:.2g} s: {known['steps']} steps {several} instead of {whole}, to take {minutes:g} minutes in all.")
+    if known["steps"] < FEW_STEPS:
+        needed = math.ceil(_minutes_for(FEW_STEPS, Pace(known["step_s"], known["slice_s"]), part))
+        events.log(f"{known['steps']} steps teach little; {FEW_STEPS} would take {needed} minutes.", "warning")
     return replace(config, steps=known["steps"], steps_per_epoch=known["steps_per_epoch"])
-
-
-def check_minutes(minutes: float | None) -> None:
-    """Raise ConfigError for a time that is none."""
-    if minutes is not None and (isinstance(minutes, bool) or not isinstance(minutes, (int, float)) or not 0 < minutes < math.inf):
-        raise ConfigError(f"minutes must be a number above 0, not {minutes!r}.")
 
 
 def steps_within(minutes: float, pace: Pace, part: Part) -> tuple[int, int]:
@@ -121,6 +124,16 @@ def _minutes_for(steps: int, pace: Pace, part: Part) -> float:
     return max(training / (1 - SHARE), training + validation) / 60.0
 
 
+def _mean_pace(kinds: Sequence[TrainingConfig], base: ModelInfo | None, events: Events, group: Group, start: ModelInfo | None) -> Pace:
+    stage = "measuring the pace"
+    told = [Within(events, stage, number, 1, len(kinds), kind.what) for number, kind in enumerate(kinds)]
+    paces = [
+        measured_pace(effective(kind, base), None if kind.strategy == SCRATCH else base, one, group=group, start=start)
+        for kind, one in zip(kinds, told, strict=True)
+    ]
+    return Pace(mean(pace.step_s for pace in paces), mean(pace.slice_s for pace in paces))
+
+
 def measured_pace(
     config: TrainingConfig, base: ModelInfo | None, events: Events, *, group: Group | None = None, start: ModelInfo | None = None
 ) -> Pace:
@@ -134,7 +147,7 @@ def measured_pace(
         nothing = SliceCache((), config.grid)
         loop = TrainingLoop(replace(config, steps=_WARMING + _TIMED), cache, nothing, base, Path(folder), Events(), compute, group, {}, start)
         loop.network.train()
-        events.progress("measuring the pace", 0, _WARMING + _TIMED)
+        events.progress("pace", 0, _WARMING + _TIMED)
         for step in range(_WARMING + _TIMED):
             if step == _WARMING:
                 began = _now(compute)
@@ -142,7 +155,7 @@ def measured_pace(
                 events.check_cancel()
             loop.one_step(loop.batch(step))
             loop.step += 1
-            events.progress("measuring the pace", step + 1, _WARMING + _TIMED)
+            events.progress("pace", step + 1, _WARMING + _TIMED)
         step_s = (_now(compute) - began) / _TIMED
         loop.network.eval()
         began = _now(compute)

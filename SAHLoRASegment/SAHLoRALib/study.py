@@ -15,11 +15,12 @@ from .cases import CaseTable
 from .catalogue import Catalogue
 from .cohort import Cohort
 from .crashlog import in_words
-from .crossvalidation import FOLDS, RUNS, Usable, plan_folds, processes, tell_programs, usable_cases
+from .crossvalidation import FOLDS, RUNS, Usable, cross_validated_part, plan_folds, processes, tell_programs, usable_cases
 from .errors import Cancelled, ConfigError, OutputError, SAHLoRAError
 from .events import Events
 from .files import alone, write_text
 from .folds import Folds, folds_for
+from .pace import within_minutes
 from .parallel import Group
 from .provenance import EARLIER, program, table_digest
 from .runs import ZERO_SHOT, ZERO_SHOT_CHOSEN, Run, RunResult, effective, execute, finished, relabelled, run_digest, tidy
@@ -79,6 +80,9 @@ def run_study(config: StudyConfig, events: Events, executor: Executor | None = N
         usable = usable_cases(table, events)
         take_given_folds(config)
         folds = folds_for(config.output / FOLDS, usable.volumes, config.folds, config.training.seed)
+        cohort = Cohort(usable.table, base, config.training.memory_gb)
+        if config.minutes is not None:
+            config = _within_minutes(config, cohort, events, group)
         runs = plan_study(config, usable, folds, base)
         choose_reference(config.reference, runs)  # says at once what is not there
         if group.leads:
@@ -91,7 +95,7 @@ def run_study(config: StudyConfig, events: Events, executor: Executor | None = N
         events.log(f"{len(runs)} runs on {len(usable.table)} cases of {len(usable.volumes)} patients; {len(before)} are finished already.")
         expected = [result.program for _, result in before] + [program()] * (len(runs) - len(before))
         tell_programs(expected, events)
-        outcomes = (executor or in_this_process(group))(work, runs, events)
+        outcomes = (executor or in_this_process(group, cohort))(work, runs, events)
         if not group.leads:
             return StudyResult(None, None, (), (), 0)
     done = tuple((run, relabelled(result, usable.table)) for run in runs if isinstance(result := outcomes[run.digest], RunResult))
@@ -105,6 +109,18 @@ def run_study(config: StudyConfig, events: Events, executor: Executor | None = N
     tables.write(config.output)
     report = write_study_report(config, tables, usable, folds, base, done, failed)
     return StudyResult(tables, report, done, failed, len(before))
+
+
+def _within_minutes(config: StudyConfig, cohort: Cohort, events: Events, group: Group) -> StudyConfig:
+    """The study with so many steps as the minutes hold; the minutes are gone, so that what it says of itself is what it does."""
+    kinds = [settings for method, _, _, settings, _ in config.configurations() if method != ZERO_SHOT]
+    if not kinds or config.minutes is None:
+        return config
+    part = cross_validated_part(cohort, config.folds, config.validation, events, final=0)
+    part = replace(part, trainings=part.trainings * len(kinds), validated=part.validated * len(kinds))
+    limited = within_minutes(config.training, config.minutes, cohort.base, part, config.output, events, group=group, kinds=kinds)
+    training = replace(config.training, steps=limited.steps, steps_per_epoch=limited.steps_per_epoch)
+    return replace(config, training=training, minutes=None)
 
 
 def take_given_folds(config: StudyConfig) -> None:
@@ -158,11 +174,10 @@ def _with_chosen_threshold(settings: TrainingConfig, config: StudyConfig, usable
     ]  # fmt: skip
 
 
-def in_this_process(group: Group) -> Executor:
+def in_this_process(group: Group, cohort: Cohort) -> Executor:
     """One run after the other; slices are read once for all."""
 
     def do(work: Work, runs: Sequence[Run], events: Events) -> Outcomes:
-        cohort = Cohort(work.table, work.base, work.memory_gb)
         outcomes: Outcomes = {run.digest: result for run in runs if (result := finished(run, work.folder)) is not None}
         if group.leads:
             for run in runs:

@@ -30,7 +30,7 @@ from .runs import ZERO_SHOT
 from .segmenter import DEFAULT_MODEL
 from .statistics import RESAMPLES
 from .strategies import STRATEGIES, strategy_modules
-from .training_config import TrainingConfig
+from .training_config import TrainingConfig, check_minutes
 
 #: The paper's comparison.
 PAPER = (ZERO_SHOT, *STRATEGIES, "lora-c", "conv-lora", "cp-lora", "dora-c", "conv-dora", "cp-dora")
@@ -97,6 +97,10 @@ class StudyConfig:
     zero_shot_threshold: bool = True
     """Show zero-shot a second time with a threshold chosen on each fold's validation patients, as the fine-tuned networks choose theirs: what they
     gain over that is not the threshold's."""
+    minutes: float | None = None
+    """Time for all trainings together, as of sahlora train: fewer steps than the training says where they would take longer on this machine, the
+    same for all methods. How many is measured once and kept in the output folder (pace.json), also when the study is extended. Pre-training comes on
+    top."""
     segment: str | None = None
     """Which segment or label is haemorrhage, where a row does not say."""
     resamples: int = RESAMPLES
@@ -125,6 +129,7 @@ class StudyConfig:
         if not isinstance(self.resamples, int) or self.resamples < 1:
             raise ConfigError(f"resamples must be a whole number of at least 1, not {self.resamples!r}.")
         check_edges(self.edges or None)
+        check_minutes(self.minutes)
         stray = sorted(set(self.learning_rates) - set(self.methods))
         if stray:
             raise ConfigError(f"learning_rates names {', '.join(stray)}, which is not among the methods.")

@@ -24,6 +24,12 @@ SCHEDULES = ("cosine", "constant")
 _FREE = ("device", "threads", "memory_gb", "checkpoint_seconds")
 
 
+def check_minutes(minutes: float | None) -> None:
+    """Raise ConfigError for a time that is none; see `pace`."""
+    if minutes is not None and (isinstance(minutes, bool) or not isinstance(minutes, (int, float)) or not 0 < minutes < math.inf):
+        raise ConfigError(f"minutes must be a number above 0, not {minutes!r}.")
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """Settings of `training.fit`."""

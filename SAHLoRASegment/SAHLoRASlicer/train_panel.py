@@ -89,7 +89,7 @@ class PlanPanel:
         ui.methodComboBox.enabled = free and not study
         ui.startComboBox.enabled = not study
         ui.outputEdit.toolTip = f"Folds, checkpoints, predictions, tables and report. Left empty: {self.output}"
-        ui.nameEdit.enabled = ui.minutesSpinBox.enabled = not study
+        ui.nameEdit.enabled = not study
         ui.rankSpinBox.enabled = ui.normComboBox.enabled = ui.strengthSpinBox.enabled = free and (adapter or study)
         for check in self._module_boxes().values():
             check.enabled = free and (adapter or study or node.method == NAMED)
@@ -129,7 +129,6 @@ class PlanPanel:
     def plan(self, cases: str, former_run: str = "") -> TrainingPlan:
         """What Train would start. cases: folder or table, empty for none. former_run: of the adapter to go on from."""
         node = self._node
-        study = node.preset == STUDY
         return TrainingPlan(
             cases=cases,
             base=str(self.picker.model.path) if self.picker.model else "",
@@ -139,13 +138,13 @@ class PlanPanel:
             norm=node.norm,
             strength=round(node.strength, 2),
             epochs=node.epochs,
-            minutes=0 if study else node.minutes,
+            minutes=node.minutes,
             learning_rate=round(node.learningRate, 7),
             folds=node.folds,
             device=node.device,
             name=node.name.strip(),
             output=self.output,
-            study=study,
+            study=node.preset == STUDY,
             continue_from=str(self.start.path) if self.start else "",
             former_run=former_run if self.start else "",
         )

@@ -40,7 +40,7 @@ class TrainingPlan:
     adapter. output: run folder.
 
     continue_from: weight file of an adapter of the same base, whose kind and folds are kept; former_run: output folder of its training, where it is
-    known. minutes: for all trainings together, 0 without a limit; a study has none. study: compare no fine-tuning, standard fine-tuning and the six
+    known. minutes: for all trainings together, 0 without a limit. study: compare no fine-tuning, standard fine-tuning and the six
     adapters; method and name have no meaning then.
     """
 
@@ -116,10 +116,11 @@ class TrainingPlan:
             methods = ["zero-shot", "all", *PAPERS_SIX]
             rates = [text for method in methods[1:] for text in (method, f"{default_rate(method):g}")]
             training = {"epochs": self.epochs, "device": self.device, "checkpoint_seconds": _CHECKPOINT_SECONDS, "adapter": adapter}
-            return {
+            job = {
                 "command": "study", "cases": self.cases, "base": self.base, "methods": methods, "ranks": [self.rank], "folds": self.folds,
                 "learning_rates": rates, "output": self.output, "training": training,
             }  # fmt: skip
+            return job | ({"minutes": self.minutes} if self.minutes else {})
         job = {
             "command": "train", "cases": self.cases, "name": self.name, "base": self.base, "folds": self.folds, "run": self.output,
             "strategy": strategy_of(self.method), "epochs": self.epochs, "learning_rate": self.learning_rate, "device": self.device,

@@ -13,8 +13,10 @@ from SAHLoRALib import pace
 from SAHLoRALib.cli import main
 from SAHLoRALib.errors import Cancelled, ConfigError
 from SAHLoRALib.events import Events
-from SAHLoRALib.pace import FEWEST_STEPS, SHARE, VALIDATIONS, Pace, Part, measured_pace, steps_within, within_minutes
+from SAHLoRALib.pace import FEW_STEPS, FEWEST_STEPS, SHARE, VALIDATIONS, Pace, Part, measured_pace, steps_within, within_minutes
 from SAHLoRALib.runs import RESULT
+from SAHLoRALib.study import run_study
+from SAHLoRALib.study_config import StudyConfig
 from SAHLoRALib.weights import read_info
 from small_training import SMALL
 from tiny_cohort import CancelAfter, flags, quick, save_cohort, save_tiny_base
@@ -149,11 +151,42 @@ def test_without_cross_validation_a_cancelled_training_goes_on_to_the_same_end(m
     assert read_info(models / "mine.safetensors").training["steps"] == json.loads((tmp_path / "work" / pace.FILE).read_text())["steps"] < 40
 
 
+def test_all_methods_of_a_study_get_the_same_steps_and_an_extended_study_keeps_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, step_s=0.5, slice_s=0.01)
+    base = save_tiny_base(tmp_path)
+    training = quick(steps=400, steps_per_epoch=100)
+    cases = save_cohort(tmp_path / "cases", (2, 3, 4, 5, 6, 7))
+    config = StudyConfig(cases, tmp_path / "study", str(base.path), ("zero-shot", "head"), (2,), 2, resamples=50, minutes=0.4, training=training)
+    first = {run.label: result.steps for run, result in run_study(config, Events()).runs if run.trains}
+    assert machine.asked == 1 and 20 <= first["fine-tuning head"] <= 0.4 * 60 / 0.5 / 2
+    result = run_study(replace(config, methods=("zero-shot", "head", "cp-lora")), Events())
+    steps = [(run.label, result.steps) for run, result in result.runs if run.trains]
+    assert {number for _, number in steps} == set(first.values()) and len(steps) == 4 and machine.asked == 1 and result.skipped == 5
+    kept = StudyConfig.read(tmp_path / "study" / "study.json")
+    assert (kept.minutes, kept.training.steps) == (None, first["fine-tuning head"])  # what it says of itself is what it did
+    machine.pace = Pace(0.25, 0.01)
+    both = within_minutes(training, 4, base, Part(4, 4, 9, 9), tmp_path / "other", Events(), kinds=[training, replace(training, strategy="head")])
+    assert machine.asked == 3 and both.steps == steps_within(4, machine.pace, Part(4, 4, 9, 9))[0]
+
+
+def test_few_steps_are_told_with_the_minutes_that_more_would_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Machine(monkeypatch)
+    for minutes, few in ((8, True), (60, False)):
+        events = CancelAfter()
+        config = within_minutes(replace(SMALL, steps=1000), minutes, None, PART, tmp_path / str(minutes), events)
+        told = [entry["message"] for entry in events.of("log") if "teach little" in entry["message"]]
+        assert (config.steps < FEW_STEPS, bool(told)) == (few, few)  # type: ignore[operator]
+        if few:
+            assert steps_within(int(told[0].split(" would take ")[1].split()[0]), Pace(2.0, 0.1), PART)[0] >= FEW_STEPS
+
+
 def test_wrong_minutes_are_told_before_any_scan_is_read(models: Path, tmp_path: Path, capsys: Capture) -> None:
     for folds in ("0", "2"):
         for minutes in ("0", "-3", "nan", "inf"):
             assert train(tmp_path / "nowhere.csv", tmp_path / "work", "--folds", folds, f"--minutes={minutes}") == 2
             assert "minutes must be a number above 0" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="minutes must be"):
+        StudyConfig(tmp_path, minutes=-1)
 
 
 def test_on_this_machine_a_quick_training_fits_and_is_as_without_minutes(models: Path, tmp_path: Path, capsys: Capture) -> None:

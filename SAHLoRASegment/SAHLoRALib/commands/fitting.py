@@ -66,10 +66,11 @@ def train_and_save(
 ) -> int:
     """Check the cases, train, write the model; returns 0. start: the adapter that is gone on from. Raises SAHLoRAError."""
     from ..checkpoint import FILE_NAME
-    from ..pace import Part, check_minutes, within_minutes
+    from ..pace import Part, within_minutes
     from ..runs import effective
     from ..targets import check_free, check_own, model_target
     from ..training import fit, save_model
+    from ..training_config import check_minutes
 
     leads = int(os.environ.get("RANK", "0")) == 0  # of torchrun's processes the one that speaks and writes
     if not leads:

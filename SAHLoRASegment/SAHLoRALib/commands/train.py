@@ -11,7 +11,7 @@ import tyro
 
 from ..errors import ConfigError
 from ..events import Events
-from ..training_config import TrainingConfig
+from ..training_config import TrainingConfig, check_minutes
 from .fitting import DEFAULT_SHARE, TrainingArguments, free_settings, train_and_save
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _cross_validated(arguments: Arguments, config: TrainingConfig, base: ModelIn
     from ..crossvalidation import RUNS, cross_validate, cross_validated_part, processes, train_final, usable_cases
     from ..evaluation import check_edges
     from ..files import alone
-    from ..pace import check_minutes, within_minutes
+    from ..pace import within_minutes
     from ..report import write_training_report
     from ..runs import effective
     from ..targets import check_own, model_target
@@ -139,7 +139,7 @@ def _cross_validated(arguments: Arguments, config: TrainingConfig, base: ModelIn
                 shutil.rmtree(output / RUNS, ignore_errors=True)
         cohort = Cohort(usable.table, base, config.memory_gb)
         if arguments.minutes is not None:
-            part = cross_validated_part(cohort, usable, count or DEFAULT_FOLDS, share, events)
+            part = cross_validated_part(cohort, count or DEFAULT_FOLDS, share, events)
             config = within_minutes(config, arguments.minutes, base, part, output, events, group=group, start=start, fresh=arguments.fresh)
         validated = cross_validate(
             config, cohort, usable, output, events, count=count or DEFAULT_FOLDS, validation=share, seed=config.seed, edges=arguments.edges or None,
