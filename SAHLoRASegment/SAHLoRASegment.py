@@ -49,7 +49,7 @@ class SAHLoRASegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = None
         self._parameterNode = None
         self._guiTag = None
-        self._refreshing = False
+        self._refreshing = self.starting = False
 
     def setup(self):
         ScriptedLoadableModuleWidget.setup(self)
@@ -228,15 +228,19 @@ class SAHLoRASegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._begin(lambda: self.logic.segment(self.batch.checked(), self.settings(), None, self.onEvent, self.onFinished))
 
     def _begin(self, start):
+        if self.starting:  # a second click while pip installs, which lets Slicer go on
+            return
+        self.starting = True
         try:
+            self.line.wait(_("Starting the background process"))
             dependencies.ensure(self.logic.requirements, self.log)
             start()
         except dependencies.Missing as error:
             self._fail(str(error))
         except Exception as error:
             self._fail(_("The run could not be started: {}").format(error))
-        else:
-            self.line.wait(_("Starting the background process"))
+        finally:
+            self.starting = False
         self.refresh()
 
     def _cancel(self):

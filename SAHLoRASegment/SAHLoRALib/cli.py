@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None, **collaborators: Any) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith(__package__ or ""):
             return _fail(write_crash_log(error), events, BUG_EXIT_CODE)
-        advice = "install SAHLoRA with its dependencies (pip install .), or in Slicer press “Install” in the module"
+        advice = "install SAHLoRA with its dependencies (pip install .), or in Slicer press Segment or Train, which ask before they install"
         return _fail(f"The Python package {error.name} is missing; {advice}.", events, 2)
     except Exception as error:  # the last line of defence: nobody sees a traceback
         words = in_words(error, bug=False)

@@ -9,7 +9,9 @@ import contextlib
 import functools
 import importlib.metadata
 import importlib.util
+import platform
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,7 +74,7 @@ def _ensure(path: Path, log: Callable[[str], None]) -> None:
     except Missing:
         raise
     except Exception as error:  # declined, no network, a broken package: the user reads one sentence
-        raise Missing(f"The Python packages {names} were not installed ({_short(error)}). Segment asks again.") from error
+        raise Missing(f"The Python packages {names} were not installed ({_short(error)}). The next start asks again.") from error
     if still := missing_packages(path):
         why = " (Slicer installs nothing while it runs in testing mode)" if slicer.app.testingEnabled() else ""
         raise Missing(f"The Python packages {', '.join(still)} are still missing{why}; restart Slicer and try again.")
@@ -87,17 +89,22 @@ def _ensure_torch(log: Callable[[str], None]) -> None:
                     f"PyTorch {version} is too old: {TORCH[2:]} or later is needed. Install it anew with the PyTorch module, and restart Slicer."
                 )
         return
+    if sys.platform == "darwin" and platform.machine() == "x86_64":
+        raise Missing(
+            f"There is no PyTorch {TORCH[2:]} for Intel's Macs, and Slicer for the Mac is made for those, also where it runs on Apple's processors. "
+            "Use the command line with a Python for Apple's processors, or Slicer on Windows or Linux."
+        )
     try:
         import PyTorchUtils
     except ImportError:
-        raise Missing("The PyTorch extension is missing: install it in the Extensions Manager, restart Slicer, and segment again.") from None
+        raise Missing("The PyTorch extension is missing: install it in the Extensions Manager, restart Slicer, and start again.") from None
     log("Installing PyTorch")
     try:
         torch = PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=True, torchVersionRequirement=TORCH)
     except Exception as error:
         raise Missing(f"PyTorch could not be installed ({_short(error)}). Look at the PyTorch module, which installs it too.") from error
     if torch is None:
-        raise Missing("PyTorch was not installed, and nothing can be segmented without it. Segment asks again; everything else can be used.")
+        raise Missing("PyTorch was not installed, and nothing can be segmented without it. The next start asks again; everything else can be used.")
 
 
 def _install_before_5_12(missing: list[str]) -> None:
@@ -107,7 +114,7 @@ def _install_before_5_12(missing: list[str]) -> None:
         return
     listed = "\n".join(missing)
     if not slicer.util.confirmOkCancelDisplay(f"{REQUESTER} needs these Python packages in Slicer:\n\n{listed}\n\nInstall them now?", REQUESTER):
-        raise Missing(f"The Python packages {', '.join(missing)} were not installed. Segment asks again; everything else can be used.")
+        raise Missing(f"The Python packages {', '.join(missing)} were not installed. The next start asks again; everything else can be used.")
     slicer.util.pip_install(missing)
 
 

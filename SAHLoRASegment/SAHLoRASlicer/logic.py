@@ -150,3 +150,4 @@ class SAHLoRASegmentLogic(ScriptedLoadableModuleLogic):
         editor.setSegmentationNode(last.segmentation)
         editor.setSourceVolumeNode(last.volume)
         editor.setCurrentSegmentID(last.segment)
+        editor.mrmlSegmentEditorNode().SetSourceVolumeIntensityMask(False)  # SAHLoRATrain limits painting to blood, and the node is one for all

@@ -43,6 +43,7 @@ class CasesTable:
         self._later = later or single_shot
         self._waiting = self._closed = False
         self.paused = False
+        self.in_use: Callable[[], bool] = lambda: False  # by a training
         self.folder: CaseFolder | None = None
         self.report = CaseFolderReport(())
         table.setColumnCount(len(COLUMNS))
@@ -188,6 +189,9 @@ class CasesTable:
 
     def add_files(self, paths: Sequence[Path]) -> None:
         """What was dropped or chosen: folders and CSV files as they are, single scans with the masks beside them, and scans alone to be annotated."""
+        if self.in_use():  # files may be dropped at any time
+            self._told("Not while a training reads these cases.", True)
+            return
         try:
             count = 0
             for path in [p for p in paths if p.is_dir() or p.suffix.lower() == ".csv"]:

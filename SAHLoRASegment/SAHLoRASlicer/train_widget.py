@@ -31,7 +31,7 @@ class TrainPanel:
         self.ui, self.parent, self._later = ui, parent, later
         self.node: Any = None
         self.run: Any = None
-        self.cancelling = self._busy = False
+        self.cancelling = self.starting = self._busy = False
         self._said: set[str] = set()
         self._typed = 0
         self.requirements = Path(__file__).resolve().parents[1] / "Resources" / "requirements.txt"
@@ -54,6 +54,7 @@ class TrainPanel:
         ui.segmentSelector.connect("currentSegmentChanged(QString)", self.refresh)
         ui.segmentSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.refresh)
         train_samples.makers.append(self.make_samples)
+        self.cases.in_use = lambda: self.running
 
     # --- life
 
@@ -204,8 +205,10 @@ class TrainPanel:
 
     def _open_cases(self, folder: str) -> None:
         """Another folder has other patients, whose pseudonyms may be the same."""
+        before = self.cases.folder
         self.cases.open(folder)
-        self.ui.patientComboBox.setEditText(self.cases.new_patient())
+        if self.cases.folder is not before:  # Slicer comes by here each time that the module is shown again: what was typed stays
+            self.ui.patientComboBox.setEditText(self.cases.new_patient())
 
     def _clicked(self, slot: Callable[[], Any]) -> Callable[..., None]:
         def act() -> None:
@@ -302,20 +305,27 @@ class TrainPanel:
         self._begin(TrainRun(plan, self.on_event, self.on_finished))
 
     def _begin(self, run: Any) -> None:
-        self.cancelling = False
+        if self.starting:  # a second click while pip installs, which lets Slicer go on
+            run.job.abandon()
+            return
+        self.cancelling, self.starting, before = False, True, self.run
         try:
+            self.line.wait("Starting the background process")
             dependencies.ensure(self.requirements, self.tell)
+            self.run = run
             run.start()
         except Exception as error:
+            self.run = before
             run.job.abandon()
             self.cases.paused = False
             said = str(error) if isinstance(error, (dependencies.Missing, SAHLoRAError)) else f"The run could not be started: {error}"
+            self.line.idle(said)
             self.tell(said, True)
         else:
-            self.run = run
-            self.line.wait("Starting the background process")
             if run.plan is not None:
                 self.curves.chart.show()
+        finally:
+            self.starting = False
         self.refresh()
 
     def on_event(self, event: dict[str, Any]) -> None:

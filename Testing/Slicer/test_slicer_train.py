@@ -195,6 +195,43 @@ def test_the_patient_of_another_case_folder_is_not_taken_along(train: Any, tmp_p
     assert train.panel.cases.folder.folder == tmp_path / "other" and train.ui.patientComboBox.currentText == "patient-001"
 
 
+def test_the_patient_that_was_typed_stays_when_the_module_is_shown_again(train: Any) -> None:
+    add(train, 1)
+    train.ui.patientComboBox.setEditText("second-of-patient-1")
+    train.enter()  # back from the Segment Editor
+    assert train.ui.patientComboBox.currentText == "second-of-patient-1"
+
+
+def test_files_that_are_dropped_while_a_training_reads_the_cases_are_refused(train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(train, 1)
+    before = (train.panel.cases.folder.folder / "cases.csv").read_bytes()
+    monkeypatch.setattr(type(train.panel), "running", property(lambda panel: True))
+    train.panel.cases.add_files([tmp_path])
+    assert "Not while a training reads" in train.ui.logText.plainText
+    assert (train.panel.cases.folder.folder / "cases.csv").read_bytes() == before
+
+
+def test_a_second_click_during_an_installation_starts_nothing(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from SAHLoRASlicer import dependencies
+
+    started: list[Any] = []
+
+    def installing(*_: Any) -> None:
+        assert "Starting" in train.ui.statusLabel.text
+        if len(started) < 3:  # pip lets Slicer go on, and the user clicks
+            train.panel.train()
+        raise dependencies.Missing("Declined.")
+
+    def counted(*arguments: Any) -> None:
+        started.append(arguments)
+        installing()
+
+    monkeypatch.setattr(dependencies, "ensure", counted)
+    train.panel.train()
+    assert len(started) == 1 and train.panel.run is None and not train.panel.starting
+    assert "Declined." in train.ui.statusLabel.text
+
+
 def test_a_segment_that_is_gone_cannot_be_stored(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     volume, segmentation, segment = scene_case(1)
     train._parameterNode.volume = volume
