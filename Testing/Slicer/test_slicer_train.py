@@ -327,6 +327,12 @@ def test_blood_window_and_case_are_set_in_the_segment_editor(train: Any, monkeyp
     opened = train.panel.cases.find_open("case-001")
     assert asked["module"] == "SegmentEditor" and asked["setSourceVolumeNode"] is opened.volume and asked["setCurrentSegmentID"] == opened.segment
     assert node.GetSourceVolumeIntensityMask() and tuple(node.GetSourceVolumeIntensityMaskRange()) == (30.0, 100.0)
+    # The node is one for all: what SAHLoRA Segment hands to the editor is not limited by what was annotated before.
+    from SAHLoRASlicer.logic import SAHLoRASegmentLogic
+
+    last = types.SimpleNamespace(segmentation=opened.segmentation, volume=opened.volume, segment=opened.segment)
+    SAHLoRASegmentLogic.editLast(types.SimpleNamespace(lastResult=lambda: last))
+    assert not node.GetSourceVolumeIntensityMask()
 
 
 def test_training_cancels_resumes_and_shows_its_results(train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
