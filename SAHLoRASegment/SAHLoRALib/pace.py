@@ -79,9 +79,9 @@ def within_minutes(
     config = effective(config, base)
     check_minutes(minutes)
     whole = config.steps or config.epochs * config.epoch_steps(part.positives)
-    asked: dict[str, Any] = {"minutes": minutes, "whole": whole, "settings": _settings(config, base)} | (
-        {} if kinds else {"trainings": part.trainings}
-    )
+    asked: dict[str, Any] = {"minutes": minutes, "whole": whole, "settings": _settings(config, base)}
+    if not kinds:  # a study that is extended keeps its steps
+        asked["trainings"] = part.trainings
     known = None if fresh else _read(folder, asked)
     if group.any(known is None, choose_compute(config.device, "float32").device):
         pace = _mean_pace(kinds or (config,), base, events, group, start)

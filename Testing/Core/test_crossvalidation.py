@@ -22,7 +22,7 @@ from SAHLoRALib.folds import Folds, make_folds
 from SAHLoRALib.measured import cross_validated
 from SAHLoRALib.runs import Run, finished
 from SAHLoRALib.weights import ModelInfo, load_network, read_info
-from tiny_cohort import SHAPE, CancelAfter, flags, quick, save_cohort, save_tiny_base
+from tiny_cohort import SHAPE, CancelAfter, flags, quick, save_cohort, save_tiny_base, user_models
 
 SIZES = (2, 3, 4, 5, 6, 7)
 Capture = pytest.CaptureFixture[str]
@@ -30,10 +30,7 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's model folder, with a base in it."""
-    monkeypatch.setenv("SAHLORA_MODELS", str(tmp_path / "models"))
-    save_tiny_base(tmp_path / "models")
-    return tmp_path / "models"
+    return user_models(tmp_path, monkeypatch)
 
 
 def prepared(cases: Path, base: ModelInfo) -> tuple[Usable, Cohort]:

@@ -19,7 +19,7 @@ from SAHLoRALib.study import run_study
 from SAHLoRALib.study_config import StudyConfig
 from SAHLoRALib.weights import read_info
 from small_training import SMALL
-from tiny_cohort import CancelAfter, flags, quick, save_cohort, save_tiny_base
+from tiny_cohort import CancelAfter, flags, quick, save_cohort, save_tiny_base, user_models
 
 PART = Part(trainings=4, validated=3, positives=200, validation_slices=150)
 Capture = pytest.CaptureFixture[str]
@@ -27,10 +27,7 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's model folder, with a base in it."""
-    monkeypatch.setenv("SAHLORA_MODELS", str(tmp_path / "models"))
-    save_tiny_base(tmp_path / "models")
-    return tmp_path / "models"
+    return user_models(tmp_path, monkeypatch)
 
 
 class Machine:

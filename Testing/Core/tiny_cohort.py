@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import SimpleITK as sitk
 from SAHLoRALib.events import Events
 from SAHLoRALib.slices import PixelGrid
@@ -71,6 +72,13 @@ def save_cohort(folder: Path, sizes: Sequence[int] = (2, 3, 3, 4, 4, 5, 6, 7, 8)
 def save_tiny_base(folder: Path, name: str = "tiny", threshold_hu: float = 52.0) -> ModelInfo:
     """A base that takes for blood what is brighter than threshold_hu."""
     return save_base(bright_network(threshold_hu), folder / f"{name}.safetensors", grid=GRID)
+
+
+def user_models(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's model folder, with a base in it."""
+    monkeypatch.setenv("SAHLORA_MODELS", str(folder / "models"))
+    save_tiny_base(folder / "models")
+    return folder / "models"
 
 
 class CancelAfter(Events):
