@@ -17,6 +17,7 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 MODULE = HERE.parents[1] / "SAHLoRASegment" / "SAHLoRASegment.py"
+TRAIN = HERE.parents[1] / "SAHLoRATrain" / "SAHLoRATrain.py"
 sys.path[:0] = [str(HERE), str(MODULE.parent)]
 HAS_SLICER = all(importlib.util.find_spec(name) for name in ("slicer_core", "PySide6"))
 if not HAS_SLICER:
@@ -86,6 +87,29 @@ def panel(module: Any, scene: Any) -> Iterator[Any]:
     from standin import application
 
     widget = application.make_widget(module)
+    yield widget
+    widget.cleanup()
+
+
+@pytest.fixture(scope="session")
+def train_module(module: Any) -> Any:
+    from standin import application
+
+    return application.load_module(TRAIN)
+
+
+@pytest.fixture
+def train(train_module: Any, scene: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The panel, its cases and trainings in an empty folder."""
+    from SAHLoRASlicer import train_outcome, train_widget
+    from standin import application
+
+    for room in (train_widget, train_outcome):
+        monkeypatch.setattr(room, "data_folder", lambda: tmp_path)
+    widget = application.make_widget(train_module)
+    widget._parameterNode.caseFolder = str(tmp_path / "cases")
+    widget._parameterNode.outputFolder = str(tmp_path / "trainings" / "mine")
+    widget.initializeParameterNode()
     yield widget
     widget.cleanup()
 
