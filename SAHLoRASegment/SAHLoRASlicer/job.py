@@ -94,7 +94,7 @@ class BackgroundJob:
 
     def start(self, job: Mapping[str, Any]) -> None:
         """job: {"command": "segment", "inputs": […], …}, as ``--job`` takes it."""
-        path = self.folder / "job.json"
+        path = self.folder / worker.JOB_FILE
         cancel = self.folder / "cancel"
         path.write_text(json.dumps({**job, "events": "json", "cancel_file": str(cancel)}), encoding="utf-8")
         self._process = self._new_process()

@@ -26,6 +26,8 @@ CANCELLED_EXIT_CODE = 130
 _POLITE_SECONDS = 1.0
 _EVERY_SECONDS = 0.1
 STAY = "--stay"
+#: The job's name in its folder.
+JOB_FILE = "job.json"
 
 
 @dataclass(eq=False)
@@ -66,13 +68,24 @@ def main() -> int:
     from SAHLoRALib.startup import own_process
 
     own_process()
-    if sys.argv[1:2] == [STAY]:
+    arguments = _arguments()
+    if arguments[:1] == [STAY]:
         from SAHLoRALib.warm import patient, serve
 
-        return serve(patient(sys.stdin.buffer), Path(sys.argv[3]), watched.around)
+        return serve(patient(sys.stdin.buffer), Path(arguments[2]), watched.around)
     from SAHLoRALib.cli import main as command
 
-    return command(sys.argv[1:])
+    return command(arguments)
+
+
+def _arguments() -> list[str]:
+    """This process's own. Where the job file's path is none any more, it is looked for in the job's folder: a launcher on Windows may pass on letters
+    such as ä in another code page, which the environment keeps.
+    """
+    arguments, folder = sys.argv[1:], os.environ.get(FOLDER)
+    if folder and arguments[-2:-1] == ["--job"] and not Path(arguments[-1]).exists():
+        arguments[-1] = str(Path(folder) / JOB_FILE)
+    return arguments
 
 
 def _started() -> None:

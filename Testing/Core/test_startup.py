@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import locale
 import mmap
 import os
 import runpy
@@ -14,7 +15,7 @@ import pytest
 import SAHLoRALib
 from SAHLoRALib.cli import main, program
 from SAHLoRALib.segmenter import Segmenter
-from SAHLoRALib.startup import uncollected
+from SAHLoRALib.startup import uncollected, utf8_paths
 from tiny_scans import BLEED, save_models, save_scan
 
 #: Packages of other commands (statistics, studies, DICOM tests, clusters), and parts of large ones that alone cost a quarter of a second and more.
@@ -137,3 +138,20 @@ def test_scripts_for_slicer_without_a_window_ask_for_large_pages(script: str, mo
     monkeypatch.setattr(sys, "path", [*sys.path])
     assert runpy.run_path(str(Path(SAHLoRALib.__file__).parents[2] / script))["run"]() == 0
     assert os.environ["THP_MEM_ALLOC_ENABLE"] == "1"
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_on_windows_paths_are_utf8_where_the_system_knows_it(known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, str]] = []
+
+    def setlocale(category: int, name: str) -> None:
+        asked.append((category, name))
+        if not known:
+            raise locale.Error("unsupported locale setting")
+
+    monkeypatch.setattr(locale, "setlocale", setlocale)
+    utf8_paths()
+    assert sys.platform == "win32" or not asked, "elsewhere they are as the user's locale has it"
+    monkeypatch.setattr(sys, "platform", "win32")
+    utf8_paths()
+    assert asked[-1] == (locale.LC_CTYPE, ".UTF-8")

@@ -232,6 +232,18 @@ def test_worker_that_stays_ends_with_slicer_and_takes_the_volumes_away(tmp_path:
     assert not folder.exists()
 
 
+@pytest.mark.parametrize("name", ["job.json", "j?b.json"])
+def test_worker_finds_its_job_where_the_path_came_damaged(name: str, tmp_path: Path) -> None:
+    """As from a launcher that passes ä on in another code page."""
+    folder = tmp_path / "für-José"
+    folder.mkdir()
+    (folder / worker.JOB_FILE).write_text('{"command": "models", "events": "json"}', encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(Path(worker.__file__).parents[1]), worker.FOLDER: str(folder)}
+    command = [sys.executable, "-u", "-m", "SAHLoRASlicer.worker", "--job", str(folder / name)]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_an_old_pytorch_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import importlib.metadata
 
