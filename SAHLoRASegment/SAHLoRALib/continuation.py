@@ -3,8 +3,9 @@
 The adapter itself has learnt from all cases of its training. So each fold of the new cross-validation starts from the adapter that the former
 cross-validation made for that very fold, and the folds are kept: no patient changes sides. The patients who chose a fold's weights and threshold
 choose them again, with some of the new ones, as the fold's adapter has learnt from all others. Only the last training, on all cases, starts from the
-adapter itself. Where the former run's folder is not at hand the folds start from the base, and the user is told so. The same goes for a fold whose
-adapter has used a scan that is to be tested, as it may when cases or patients were given other names or were put together in between.
+adapter itself. An adapter that came along has learnt from synthetic scans alone, so every fold starts from it too. Where the former run's folder of
+another is not at hand the folds start from the base, and the user is told so. The same goes for a fold whose adapter has used a scan that is to be
+tested, as it may when cases or patients were given other names or were put together in between.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from .cases import CaseTable
 from .errors import DAMAGED, ConfigError, ModelError
 from .events import Events
 from .folds import Folds
+from .model_folders import is_bundled
 from .runs import MODEL, RESULT
 from .weights import ModelInfo, read_info
 
@@ -33,7 +35,8 @@ FOLD_RUNS = "fold_runs"
 class Continuation:
     """adapter: what the training on all cases starts from. starts: fold → adapter that has not seen the fold's patients; empty where the folds start
     from the base. folds: of the former run, None where it is not known. held: fold → validation cases of its adapter; empty where one is not known.
-    scans: fold → digests of the scans that its adapter has used; a fold is missing where an older version made it.
+    scans: fold → digests of the scans that its adapter has used; a fold is missing where an older version made it. synthetic: the adapter has seen no
+    patient at all, so every fold starts from it.
     """
 
     adapter: ModelInfo
@@ -41,6 +44,13 @@ class Continuation:
     folds: Folds | None = None
     held: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     scans: Mapping[int, frozenset[str]] = field(default_factory=dict)
+    synthetic: bool = False
+
+    def for_folds(self, count: int) -> Continuation:
+        """The same for so many folds: of an adapter that has seen no patient each fold gets its start."""
+        if not self.synthetic:
+            return self
+        return replace(self, starts=dict.fromkeys(range(count), self.adapter), scans=dict.fromkeys(range(count), frozenset()))
 
     def keep_folds(self, path: Path) -> None:
         """Write the former folds to `path`, or hold the folds that are there against them. Raises ConfigError where a patient would change sides."""
@@ -98,6 +108,9 @@ def continue_from(adapter: ModelInfo, folder: Path, events: Events, *, named: bo
     why = why or f"{folder} holds no {FOLDS}"
     if named:
         raise ConfigError(f"The folds cannot go on from the training of {adapter.name}: {why}. Name its run folder, or leave it out.")
+    if is_bundled(adapter.path):
+        events.log(f"All folds start from {adapter.name}, which came along and has learnt from synthetic scans alone, from none of these patients.")
+        return Continuation(adapter, synthetic=True)
     events.log(
         f"The folds start from the base and only the final adapter from {adapter.name}: {why}. So the figures of the cross-validation are those of "
         "adapters that begin anew.",

@@ -32,6 +32,7 @@ from .evaluation import ALL, Evaluation, summarise
 from .events import Events
 from .files import alone
 from .folds import Folds, folds_for, split_validation
+from .gain import STAGE, Start, name_of_start, runs_before
 from .measured import CROSS_VALIDATION
 from .pace import Part
 from .parallel import Group, process_group
@@ -71,11 +72,14 @@ class Usable:
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """folds; runs with their results, a pair a fold; evaluation of all out-of-fold predictions together."""
+    """folds; runs with their results, a pair a fold; evaluation of all out-of-fold predictions together; start: what the folds start from, on the
+    same patients, None where it was not measured.
+    """
 
     folds: Folds
     runs: tuple[tuple[Run, RunResult], ...]
     evaluation: Evaluation
+    start: Start | None = None
 
 
 def usable_cases(table: CaseTable, events: Events) -> Usable:
@@ -179,38 +183,51 @@ def cross_validate(
     more: int = 0,
     group: Group | None = None,
     going_on: Continuation | None = None,
+    baseline: bool = False,
 ) -> CrossValidation:
     """Train and predict fold by fold; finished folds are not done again.
 
     output gets folds.json, runs/, predictions/ (out-of-fold masks, named after their cases) and the evaluation's tables. more: trainings that
-    follow, for the progress. going_on: adapters that the folds start from. Raises ConfigError (more folds than patients), SAHLoRAError, Cancelled.
+    follow, for the progress. going_on: adapters that the folds start from. baseline: let what each fold starts from segment its test patients too.
+    Raises ConfigError (more folds than patients), SAHLoRAError, Cancelled.
     """
     group = group or Group()
     config = effective(config, cohort.base)
     if going_on:
         going_on.keep_folds(output / FOLDS)
     folds = folds_for(output / FOLDS, usable.volumes, count, seed)
-    going_on = going_on.without_known(folds, usable.table, usable.scans, events) if going_on else None
+    going_on = going_on.for_folds(folds.count).without_known(folds, usable.table, usable.scans, events) if going_on else None
     starts = going_on.starts if going_on else {}
     method, rank, label = method_of(config)
     runs = plan_folds(config, usable, folds, cohort.base, method=method, rank=rank, label=label, validation=validation, seed=seed, going_on=going_on)
-    results = []
+    results, before = [], []
     with alone(output, group.leads):
+        if baseline and cohort.base is not None:
+            for number, run in enumerate(runs_before(runs, cohort.base, usable.digests, starts)):
+                place = (number, len(runs))
+                before.append(execute(run, cohort, output / RUNS, events, place=place, stage=STAGE, group=group, start=starts.get(number)))
         for number, run in enumerate(runs):
             place = (number, len(runs) + more)
             results.append(execute(run, cohort, output / RUNS, events, place=place, group=group, start=starts.get(number)))
     results = [relabelled(result, usable.table) for result in results]
     tell_programs([result.program for result in results], events)
     evaluation = summarise([row for result in results for row in result.rows], edges=edges, resamples=resamples, seed=seed)
+    start = None
+    if before and cohort.base is not None:
+        rows = [row for result in before for row in relabelled(result, usable.table).rows]
+        name = name_of_start(cohort.base, going_on.adapter if going_on else None, starts, folds.count)
+        start = Start(name, summarise(rows, edges=evaluation.edges, resamples=resamples, seed=seed))
     if group.leads:
         evaluation.write(output)
+        if start:
+            start.write(output)
         for run in runs:
             for name in run.test:
                 source = output / RUNS / run.name / PREDICTIONS / f"{name}.nrrd"
                 if source.is_file():
                     copy_file(source, output / PREDICTIONS / source.name)
     wait_for_all(group, config)
-    return CrossValidation(folds, tuple(zip(runs, results, strict=True)), evaluation)
+    return CrossValidation(folds, tuple(zip(runs, results, strict=True)), evaluation, start)
 
 
 def train_final(

@@ -14,9 +14,11 @@ from urllib.parse import quote
 
 from . import __version__
 from .claims import ALPHA
-from .evaluation import Evaluation, fewer
+from .evaluation import Evaluation, differences, fewer
 from .figures import curves, draw_study
 from .files import write_text
+from .gain import TABLE as BEFORE
+from .gain import gain_in_words
 from .provenance import program, programs, table_digest
 from .runs import PREDICTIONS, ZERO_SHOT, ZERO_SHOT_CHOSEN, Run, RunResult
 from .study_tables import Tables
@@ -34,6 +36,8 @@ _MEASURES = {
     "surface_dice": "surface Dice at 2 mm", "annotated_ml": "annotated (mL)", "predicted_ml": "predicted (mL)", "error_ml": "error (mL)",
     "absolute_error_ml": "absolute error (mL)", "relative_error": "relative error", "false_positive_ml": "false positive (mL)",
 }  # fmt: skip
+#: Of these a training's report shows what was gained.
+_GAINED = ("dice", "absolute_error_ml", "false_positive_ml")
 _NOTICE = "Research use only, not a medical device."
 
 
@@ -133,6 +137,7 @@ def write_training_report(output: Path, info: ModelInfo, base: ModelInfo | None,
         "Tables: [patients](evaluation_patients.csv), [cases](evaluation_cases.csv), [summary](evaluation_summary.csv), "
         "[agreement of volumes](evaluation_agreement.csv).",
         "",
+        *_gained(validated),
         *_pictures(drawn, output),
         *_table(
             ("fold", "patients tested", "Dice", "kept step", "steps", "threshold", "time"),
@@ -147,6 +152,31 @@ def write_training_report(output: Path, info: ModelInfo, base: ModelInfo | None,
     path = output / REPORT
     write_text(path, "\n".join(lines))
     return path
+
+
+def _gained(validated: CrossValidation) -> list[str]:
+    """What the training starts from, beside what came out."""
+    if validated.start is None:
+        return []
+    before, after = validated.start.evaluation, validated.evaluation
+    changed = {(row["stratum"], row["measure"]): row for row in differences(after, before, _GAINED).to_dict(orient="records")}
+    header = ("", *(f"{name} (n = {n})" for name, n in after.counts.items()))
+    rows = []
+    for measure in _GAINED:
+        rows.append((f"{_MEASURES[measure]}, before", *(_number(before.value(measure, stratum)) for stratum in after.counts)))
+        own = (_estimate(changed[s, measure], "mean", "low", "high", fewer(changed[s, measure]["n"], n)) for s, n in after.counts.items())
+        rows.append((f"{_MEASURES[measure]}, after − before", *own))
+    return [
+        "## What was gained",
+        "",
+        gain_in_words(after, validated.start),
+        "",
+        *_table(header, rows),
+        "",
+        f"Before: {validated.start.name} as it is, with its own threshold. Differences: each patient's own, means with 95 % bootstrap intervals. "
+        f"Table: [{BEFORE}]({BEFORE}).",
+        "",
+    ]
 
 
 def draw_training(patients: Any, validated: CrossValidation, folder: Path) -> dict[str, Path]:

@@ -178,7 +178,8 @@ def execute(
     """Do a run, or go on with it; returns its result at once when it is finished already. folder: of all runs.
 
     place: (number, total) of the run among others, for the progress of the whole, which is called `stage`. group: the processes of torchrun, which
-    all call this; test cases are spread over them. start: the adapter that training goes on from. Raises SAHLoRAError, Cancelled after a checkpoint.
+    all call this; test cases are spread over them. start: the adapter that training goes on from, or of ZERO_SHOT the one that segments. Raises
+    SAHLoRAError, Cancelled after a checkpoint.
     """
     group = group or Group()
     done = finished(run, folder)
@@ -204,7 +205,7 @@ def execute(
     if not run.trains:
         if cohort.base is None:
             raise ConfigError("There is no base whose predictions could be measured without fine-tuning; name one.")
-        info = cohort.base
+        info = start or cohort.base
         if run.validation:
             score = choose_threshold(info, cohort.slices(run.validation, info.grid, events), run.config, group, events)
             info = replace(info, threshold=score.threshold)
@@ -228,7 +229,8 @@ def execute(
             validation=trained.best.as_dict() if trained.best else None, history=trained.history, computing=" ".join(trained.notes),
         )  # fmt: skip
     began = time.monotonic()
-    told = _Named(events, stage, number + _TRAINING_SHARE, 1 - _TRAINING_SHARE, total, run.title)
+    share = _TRAINING_SHARE if run.trains else 0.0
+    told = _Named(events, stage, number + share, 1 - share, total, run.title)
     rows = _predict(run, cohort, info, here, told, group) if run.test else []
     if group.leads:
         result = replace(

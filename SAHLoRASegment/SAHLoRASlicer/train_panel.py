@@ -11,7 +11,7 @@ from typing import Any
 from SAHLoRALib.architecture import MODULES, NetworkConfig
 from SAHLoRALib.errors import SAHLoRAError
 from SAHLoRALib.methods import ADAPTERS, CHOICES, FINE_TUNE, NORMS, SCRATCH, default_rate, method_sentence, trainable_numbers
-from SAHLoRALib.model_folders import read_header, user_folder
+from SAHLoRALib.model_folders import is_bundled, read_header, user_folder
 
 from .models import ModelCard
 from .panel import ModelPicker, on_paths
@@ -96,7 +96,7 @@ class PlanPanel:
         ui.methodLabel.text = (
             "The base as it is, standard fine-tuning and the six adapters, on the same folds, with the paper's claims tested."
             if study
-            else f"Goes on from {self.start.name}, as the same kind of adapter and with the same folds."
+            else f"Goes on from {self.start.name}, as the same kind of adapter{'' if is_bundled(self.start.path) else ' and with the same folds'}."
             if self.start
             else method_sentence(method)
         )

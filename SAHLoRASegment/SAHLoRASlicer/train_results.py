@@ -19,19 +19,24 @@ from SAHLoRALib.errors import DAMAGED
 from .charts import COLORS, GREY, Chart
 
 Row = Mapping[str, str]
+#: A smaller change of Dice is none.
+_SAME = 0.005
 #: Columns of the patients' table: in the file, and in words.
 SHOWN = (("patient", "Patient"), ("dice", "Dice"), ("annotated_ml", "Annotated mL"), ("predicted_ml", "Predicted mL"), ("stratum", "Volume stratum"))
 
 
 @dataclass(frozen=True)
 class Results:
-    """patients: worst first. strata, methods: rows of their tables. label: of whom the patients' figures are (a study's best method)."""
+    """patients: worst first. strata, methods: rows of their tables. label: of whom the patients' figures are (a study's best method). before: the
+    patients as segmented by what the training started from; empty where that was not measured.
+    """
 
     folder: Path
     patients: tuple[Row, ...]
     strata: tuple[Row, ...]
     methods: tuple[Row, ...] = ()
     label: str = ""
+    before: tuple[Row, ...] = ()
 
     @property
     def dice(self) -> float:
@@ -53,9 +58,11 @@ class Results:
             return []
 
     def in_words(self) -> str:
-        """One sentence."""
+        """A sentence, and one on what was gained."""
         who = f"{self.label}: mean" if self.label else "Mean"
-        return f"{who} Dice {self.dice:.3f} on {len(self.patients)} patients, each predicted by a network that had not seen the patient."
+        told = f"{who} Dice {self.dice:.3f} on {len(self.patients)} patients, each predicted by a network that had not seen the patient."
+        changes = _changes(self.patients, self.before)
+        return f"{told} It is {_against(changes, 'what it started from')}." if changes else told
 
 
 def read_results(folder: Path) -> Results | None:
@@ -74,22 +81,29 @@ def read_results(folder: Path) -> Results | None:
     patients = _table(folder / "evaluation_patients.csv")
     if not patients:
         return None
-    return Results(folder, _worst_first(patients), tuple(_table(folder / "evaluation_summary.csv")))
+    before = tuple(_table(folder / "before_patients.csv"))
+    return Results(folder, _worst_first(patients), tuple(_table(folder / "evaluation_summary.csv")), before=before)
 
 
 def compare(new: Results, old: Results) -> str:
     """Whether the new model is better than the last on the same patients, in a sentence."""
-    before = {row["patient"]: number(row, "dice") for row in old.patients}
-    pairs = [(number(row, "dice"), before[row["patient"]]) for row in new.patients if row["patient"] in before]
-    changes = [a - b for a, b in pairs if not math.isnan(a - b)]
+    changes = _changes(new.patients, old.patients)
     if not changes:
         return f"{old.folder.name} was measured on other patients, so the two cannot be compared."
-    better, worse, mean = sum(c > 0.005 for c in changes), sum(c < -0.005 for c in changes), float(np.mean(changes))
-    word = "better" if mean > 0.005 else "worse" if mean < -0.005 else "about as good"
-    return (
-        f"On the {len(changes)} patients that both were measured on it is {word} than {old.folder.name} (mean Dice {mean:+.3f}; "
-        f"{better} better, {worse} worse)."
-    )
+    return f"On the {len(changes)} patients that both were measured on it is {_against(changes, old.folder.name)}."
+
+
+def _changes(new: Sequence[Row], old: Sequence[Row]) -> list[float]:
+    """Each patient's own difference in Dice, of those that have one in both tables."""
+    before = {row["patient"]: number(row, "dice") for row in old}
+    pairs = [(number(row, "dice"), before[row["patient"]]) for row in new if row["patient"] in before]
+    return [a - b for a, b in pairs if not math.isnan(a - b)]
+
+
+def _against(changes: Sequence[float], old: str) -> str:
+    mean, better, worse = float(np.mean(changes)), sum(c > _SAME for c in changes), sum(c < -_SAME for c in changes)
+    word = "better than" if mean > _SAME else "worse than" if mean < -_SAME else "about as good as"
+    return f"{word} {old} (mean Dice {mean:+.3f}; {better} better, {worse} worse)"
 
 
 class ResultNodes:

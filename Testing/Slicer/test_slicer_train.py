@@ -107,6 +107,7 @@ def test_training_cancels_resumes_and_shows_its_results(train: Any, tmp_path: Pa
     wait(lambda: not train.panel.running)
     assert "Finished" in train.ui.statusLabel.text, train.ui.logText.plainText
     assert train.panel.outcome.results is not None and len(train.panel.outcome.results.patients) == 4
+    assert "what it started from (mean Dice" in train.ui.resultLabel.text
     assert train.ui.useButton.enabled and train.ui.startComboBox.findData("trained-here") > 0
     assert len(slicer.util.getNodesByClass("vtkMRMLPlotChartNode")) >= 3
     train.ui.patientsTable.setCurrentCell(0, 0)
@@ -208,6 +209,17 @@ def test_after_a_training_its_own_results_are_shown_however_its_folder_is_writte
     assert len(outcome.trainings) == train.ui.runComboBox.count == 3
     outcome.choose(written.format(tmp_path / "mine" / "another"))
     assert outcome.results.patients[0]["dice"] == "0.22"
+
+
+def test_results_are_set_against_what_the_training_started_from(train: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "trainings" / "mine"
+    finished_training(folder, 0.81)
+    outcome = train.panel.outcome
+    outcome.choose(str(folder))
+    assert "started from" not in train.ui.resultLabel.text
+    (folder / "before_patients.csv").write_text("patient,stratum,dice,annotated_ml,predicted_ml\na,small,0.5,10,6\n")
+    outcome.choose(str(folder))
+    assert "It is better than what it started from (mean Dice +0.310; 1 better, 0 worse)." in train.ui.resultLabel.text
 
 
 def test_results_of_a_training_elsewhere_are_shown_and_kept_and_those_of_none_are_not_another_s(train: Any, tmp_path: Path) -> None:

@@ -38,12 +38,16 @@ class Arguments(TrainingArguments):
     base: str = ""
     """Name or file of the base; without it the default model."""
     continue_from: str = ""
-    """Name or file of an adapter to go on from, for instance with more cases: its base and settings (method, rank, modules, normalisation,
-    strength) are taken. Each fold goes on from the adapter of the same fold of the former run, which has not seen the fold's patients."""
+    """Name or file of an adapter to go on from, one that came along or, for instance with more cases, one of your own: its base and settings (method,
+    rank, modules, normalisation, strength) are taken. From one that came along, which has seen no patient, every fold goes on; of your own each fold
+    takes the adapter of the same fold of the former run, which has not seen the fold's patients."""
     former_run: Path | None = None
     """Run folder of that adapter, runs/ITS-NAME without it. Where it is gone, the folds start from the base."""
     folds: int | None = None
     """Of the cross-validation; kept in the run folder when cases are added. 0 for none. Without it 3, or those of the adapter to go on from."""
+    baseline: bool = True
+    """Let what the training starts from (the base, or the adapter to go on from) segment the same patients, so that the report tells what was gained.
+    Not with --folds 0."""
     edges: tuple[float, ...] = ()
     """mL between the volume strata of the evaluation; without them the tertiles of the annotated volumes."""
     settings: Annotated[TrainingConfig, tyro.conf.arg(name="")] = field(default_factory=TrainingConfig)
@@ -102,6 +106,7 @@ def _cross_validated(arguments: Arguments, config: TrainingConfig, base: ModelIn
     from ..crossvalidation import RUNS, cross_validate, cross_validated_part, processes, train_final, usable_cases
     from ..evaluation import check_edges
     from ..files import alone
+    from ..gain import gain
     from ..pace import within_minutes
     from ..report import write_training_report
     from ..runs import effective
@@ -143,7 +148,7 @@ def _cross_validated(arguments: Arguments, config: TrainingConfig, base: ModelIn
             config = within_minutes(config, arguments.minutes, base, part, output, events, group=group, start=start, fresh=arguments.fresh)
         validated = cross_validate(
             config, cohort, usable, output, events, count=count or DEFAULT_FOLDS, validation=share, seed=config.seed, edges=arguments.edges or None,
-            more=1, group=group, going_on=going_on,
+            more=1, group=group, going_on=going_on, baseline=arguments.baseline,
         )  # fmt: skip
         info = train_final(
             config, cohort, usable, validated, output, target, events, description=arguments.description, licence=arguments.licence,
@@ -164,6 +169,7 @@ def _cross_validated(arguments: Arguments, config: TrainingConfig, base: ModelIn
         threshold=info.threshold,
         folds=validated.folds.count,
         metrics=info.metrics,
+        gain=gain(validated.evaluation, validated.start) if validated.start else None,
         run=str(output),
         report=str(report),
         predictions=str(output / "predictions"),
@@ -172,7 +178,9 @@ def _cross_validated(arguments: Arguments, config: TrainingConfig, base: ModelIn
 
 
 def _told(info: ModelInfo, validated: CrossValidation, report: Path) -> str:
+    from ..gain import gain_in_words
     from .evaluate import told
 
+    gained = [gain_in_words(validated.evaluation, validated.start), ""] if validated.start else []
     lead = f"Out-of-fold predictions of {len(validated.evaluation.patients)} patients in {validated.folds.count} folds:"
-    return "\n".join([lead, told(validated.evaluation), "", f"{info.name}: {info.path}", f"Report: {report}"])
+    return "\n".join([lead, told(validated.evaluation), "", *gained, f"{info.name}: {info.path}", f"Report: {report}"])
