@@ -210,13 +210,13 @@ def cross_validate(
             place = (number, len(runs) + more)
             results.append(execute(run, cohort, output / RUNS, events, place=place, group=group, start=starts.get(number)))
     results = [relabelled(result, usable.table) for result in results]
-    tell_programs([result.program for result in results], events)
+    tell_programs([result.program for result in (*before, *results)], events)
     evaluation = summarise([row for result in results for row in result.rows], edges=edges, resamples=resamples, seed=seed)
     start = None
     if before and cohort.base is not None:
         rows = [row for result in before for row in relabelled(result, usable.table).rows]
         name = name_of_start(cohort.base, going_on.adapter if going_on else None, starts, folds.count)
-        start = Start(name, summarise(rows, edges=evaluation.edges, resamples=resamples, seed=seed))
+        start = Start(name, summarise(rows, edges=evaluation.edges, resamples=resamples, seed=seed), tuple(before))
     if group.leads:
         evaluation.write(output)
         if start:

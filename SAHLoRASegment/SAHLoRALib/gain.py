@@ -12,7 +12,7 @@ from typing import Any
 
 from .evaluation import ALL, WITHOUT, Evaluation, differences
 from .files import replacing
-from .runs import ZERO_SHOT, Run, run_digest
+from .runs import ZERO_SHOT, Run, RunResult, run_digest
 from .weights import ModelInfo
 
 #: Table of the patients as the start segments them, with the columns of evaluation_patients.csv.
@@ -22,10 +22,13 @@ STAGE = "Before training"
 
 @dataclass(frozen=True)
 class Start:
-    """name: of the model or models that the folds start from. evaluation: of the patients whom they test, segmented by it as it is."""
+    """name: of the model or models that the folds start from. evaluation: of the patients whom they test, segmented by it as it is. results: of the
+    folds.
+    """
 
     name: str
     evaluation: Evaluation
+    results: tuple[RunResult, ...] = ()
 
     def write(self, folder: Path) -> None:
         """`TABLE`, at once or not at all (OutputError)."""

@@ -117,7 +117,7 @@ def write_training_report(output: Path, info: ModelInfo, base: ModelInfo | None,
         f"- Model: `{info.path.name}` ({info.kind}), digest {info.digest[:16]}, threshold {info.threshold:g}. {info.description}".rstrip(),
         f"- Base: {_base(base)}.",
         f"- Cases: {len(usable.table)} scans of {len(usable.volumes)} patients, {bleeding} with haemorrhage ({_volumes(usable.volumes)}).",
-        f"- {_made_of(usable, [result for _, result in validated.runs])}.",
+        f"- {_made_of(usable, [*(validated.start.results if validated.start else ()), *(result for _, result in validated.runs)])}.",
         f"- Training of a fold: {_training(validated.runs[0][0].config.as_dict())}. On all cases: {info.training.get('steps')} steps, as many passes "
         "over the cases as the folds' best weights had seen on average.",
         "",

@@ -126,7 +126,7 @@ def test_all_folds_and_the_final_model_get_the_same_steps(models: Path, tmp_path
     machine = Machine(monkeypatch, step_s=0.5, slice_s=0.01)
     cases = save_cohort(tmp_path / "cases", (2, 3, 4, 5, 6, 7))
     assert train(cases, tmp_path / "work", "--folds", "2", "--minutes", "0.6") == 0
-    results = [json.loads(path.read_text()) for path in (tmp_path / "work" / "runs").glob(f"*/{RESULT}")]
+    results = [json.loads(path.read_text()) for path in (tmp_path / "work" / "runs").glob(f"cp-lora-*/{RESULT}")]
     steps = [result["steps"] for result in results]
     assert len(steps) == 2 and steps[0] == steps[1] >= FEWEST_STEPS and machine.asked == 1
     assert 3 * steps[0] * 0.5 <= 36

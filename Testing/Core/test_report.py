@@ -77,8 +77,9 @@ def test_report_of_a_training_opens_with_all_its_links(tmp_path: Path, monkeypat
     targets = links(report)
     assert all(target.exists() for target in targets)
     assert {"training.png", "bland_altman.png", "evaluation_patients.csv", "predictions"} <= {target.name for target in targets}
-    summary, folds = tables(report)
+    summary, gained, folds = tables(report)
     assert "without haemorrhage (n = 1)" in summary[0] and "all (n = 6)" in summary[0] and len(folds) == 4
+    assert gained[0] == summary[0] and sum(row[0].endswith("after − before") for row in gained) == 3
     told = report.read_text(encoding="utf-8")
     assert re.search(r"Training of a fold: learning rate [\d.]+, steps \d+, batch", told) and "epochs" not in told, "steps ruled, not the epochs"
     assert "Trained without cross-validation" not in report.read_text(encoding="utf-8")
