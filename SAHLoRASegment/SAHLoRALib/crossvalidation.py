@@ -33,6 +33,7 @@ from .events import Events
 from .files import alone
 from .folds import Folds, folds_for, split_validation
 from .gain import STAGE, Start, name_of_start, runs_before
+from .gain import TABLE as BEFORE
 from .measured import CROSS_VALIDATION
 from .pace import Part
 from .parallel import Group, process_group
@@ -219,6 +220,7 @@ def cross_validate(
         start = Start(name, summarise(rows, edges=evaluation.edges, resamples=resamples, seed=seed), tuple(before))
     if group.leads:
         evaluation.write(output)
+        (output / BEFORE).unlink(missing_ok=True)  # of an earlier call, of other cases perhaps
         if start:
             start.write(output)
         for run in runs:

@@ -78,6 +78,8 @@ def test_an_interrupted_training_does_not_segment_with_the_start_again(models: P
 
 
 def test_without_the_start_nothing_is_said_of_it(models: Path, capsys: Capture) -> None:
+    Path("runs/mine").mkdir(parents=True)
+    (Path("runs/mine") / TABLE).write_text("of an earlier call", encoding="utf-8")
     assert train("mine", "--no-baseline") == 0
     assert "which it starts from" not in capsys.readouterr().out and not (Path("runs/mine") / TABLE).exists()
     assert "What was gained" not in Path("runs/mine/report.md").read_text(encoding="utf-8")
