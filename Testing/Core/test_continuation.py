@@ -47,7 +47,7 @@ def models(tmp_path: Path, trained_once: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def train(name: str, *more: str) -> int:
-    return main(["train", "cases/cases.csv", "--name", name, *flags(), *more])
+    return main(["train", "cases/cases.csv", "--name", name, *flags(), "--no-baseline", *more])
 
 
 def fold_adapters(name: str) -> list[Path]:

@@ -45,7 +45,7 @@ def validate(cases: Path, base: ModelInfo, output: Path, events: Events | None =
 
 
 def train(cases: Path, tmp_path: Path, *more: str) -> int:
-    return main(["train", str(cases), "--name", "mine", "--run", str(tmp_path / "work"), "--base", "tiny", *flags(), *more])
+    return main(["train", str(cases), "--name", "mine", "--run", str(tmp_path / "work"), "--base", "tiny", *flags(), "--no-baseline", *more])
 
 
 def test_no_patient_is_on_two_sides_and_every_case_is_tested_once(tmp_path: Path) -> None:

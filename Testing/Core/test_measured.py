@@ -22,7 +22,7 @@ def test_measuring_a_cross_validated_adapter_keeps_its_cross_validated_figures(t
     monkeypatch.setenv("SAHLORA_MODELS", str(tmp_path / "models"))
     base = save_tiny_base(tmp_path / "models")
     cases, unseen = save_cohort(tmp_path / "cases", (3, 4, 5, 6)), save_cohort(tmp_path / "unseen", (2, 8))
-    words = ["train", str(cases), "--name", "mine", "--run", str(tmp_path / "work"), "--base", "tiny", "--folds", "2", *flags()]
+    words = ["train", str(cases), "--name", "mine", "--run", str(tmp_path / "work"), "--base", "tiny", "--folds", "2", *flags(), "--no-baseline"]
     assert main(words) == 0
     before = read_info(tmp_path / "models" / "mine.safetensors")
     after = make_card(before, base, {"unseen heads": CaseTable.read(unseen)}, tmp_path / "card.md")
